@@ -1,0 +1,119 @@
+"""Small pieces of TIR that every emitter writes: indices, loops and whole vectors.
+
+All index arithmetic is `int64`, the type of the dims of Relax; `NarrowDataType` makes it 32 bits
+wide again wherever the bounds are known. Functions here must be called inside an open `prim_func`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypeAlias
+
+from tvm.ir import Expr
+from tvm.tirx import Buffer, IntImm, Ramp, const
+from tvm.tirx.script import builder as T
+
+if TYPE_CHECKING:
+    from tunesmith.ir.target import Machine
+
+Dim: TypeAlias = int | Expr
+
+FLOAT_BYTES = 4
+
+
+def lanes_of(machine: Machine) -> int:
+    """Return how many fp32 values a vector register of `machine` holds."""
+    return machine.vector_bytes // FLOAT_BYTES
+
+
+def index(value: Dim) -> Expr:
+    """Return `value` as an `int64` expression."""
+    if isinstance(value, int):
+        return IntImm("int64", value)
+    return value if str(value.ty) == "int64" else value.astype("int64")
+
+
+def static(value: Dim) -> int | None:
+    """Return `value` as an `int` if it is known now."""
+    if isinstance(value, int):
+        return value
+    return int(value.value) if isinstance(value, IntImm) else None
+
+
+def loop(extent: Dim, *, parallel: bool = False) -> AbstractContextManager[Expr]:
+    """Open a serial or parallel loop over `range(extent)`."""
+    kind = T.parallel if parallel else T.serial
+    frame: AbstractContextManager[Expr] = kind(index(extent))
+    return frame
+
+
+def vector_loop(lanes: int) -> AbstractContextManager[Expr]:
+    """Open a loop over the lanes of one vector."""
+    frame: AbstractContextManager[Expr] = T.vectorized(index(lanes))
+    return frame
+
+
+def ceil_div(value: Dim, divisor: int) -> Dim:
+    """Return `value / divisor`, rounded up."""
+    known = static(value)
+    if known is not None:
+        return -(-known // divisor)
+    return (index(value) + (divisor - 1)) // divisor
+
+
+def minimum(left: Dim, right: Dim) -> Dim:
+    """Return the smaller of two dims."""
+    one, two = static(left), static(right)
+    if one is not None and two is not None:
+        return min(one, two)
+    return T.min(index(left), index(right))
+
+
+def registers(count: int, lanes: int, dtype: str = "float32") -> list[Buffer]:
+    """Allocate `count` buffers of one vector each, which LLVM promotes to registers.
+
+    One buffer a vector: a temporary above 1 KiB would become a workspace in memory.
+    """
+    return [T.alloc_buffer((lanes,), dtype, scope="local") for _ in range(count)]
+
+
+def lanes_at(start: Dim, lanes: int) -> Expr:
+    """Return the index of `lanes` neighbours from `start`."""
+    return Ramp(index(start), IntImm("int64", 1), lanes)
+
+
+def load(buffer: Buffer, start: Dim, lanes: int) -> Expr:
+    """Load one vector of a flat buffer."""
+    return buffer[lanes_at(start, lanes)]
+
+
+def save(buffer: Buffer, start: Dim, lanes: int, value: Expr) -> None:
+    """Store one vector into a flat buffer."""
+    T.buffer_store(buffer, value, [lanes_at(start, lanes)])
+
+
+def splat(value: float | Expr, lanes: int) -> Expr:
+    """Return a vector with `value` in every lane."""
+    return T.broadcast(const(value, "float32") if isinstance(value, float) else value, lanes)
+
+
+def fill(buffers: Sequence[Buffer], lanes: int, value: float) -> None:
+    """Set every lane of one-vector buffers to `value`."""
+    for buffer in buffers:
+        save(buffer, 0, lanes, splat(value, lanes))
+
+
+def branch(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    """Choose between two bodies at run time."""
+    with T.If(condition):
+        with T.Then():
+            then()
+        with T.Else():
+            otherwise()
+
+
+def branch_if(condition: Expr, then: Callable[[], None]) -> None:
+    """Run a body only if `condition` holds at run time."""
+    with T.If(condition), T.Then():
+        then()

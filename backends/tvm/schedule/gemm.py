@@ -1,0 +1,293 @@
+"""The fp32 matrix product with a packed, constant weight, written as TIR: nothing is searched.
+
+`emit_gemm` writes loops into the open `prim_func`; what is fused comes in as callbacks. The sums
+of a tile of `tile_m` rows and `tile_n` columns stay in registers while `K` runs; rows that are not
+a multiple of the tile are covered by overlapping the last tile with the one before, so that the
+hot loop has no predicate, whether the number of rows is known now or only at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm.ir import Expr
+from tvm.tirx import Buffer
+from tvm.tirx.script import builder as T
+
+from . import emit
+from .emit import Dim
+
+if TYPE_CHECKING:
+    from tunesmith.ir.target import Machine
+
+LoadA: TypeAlias = Callable[[Expr, Expr], Expr]
+Store: TypeAlias = Callable[[Expr, Expr, Expr], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmWork:
+    """One product: `rows` is `None` if it is only known at run time."""
+
+    rows: int | None
+    inner: int
+    cols: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmKnobs:
+    """How a product is cut into pieces."""
+
+    tile_m: int = 8  # rows of sums in registers
+    tile_n: int = 48  # columns of sums in registers; also the width of a packed panel
+    unroll_k: int = 4  # steps of K in the innermost loop
+    panel_k: int = 512  # steps of K that are summed before they are added to the result
+    block_m: int = 128  # rows that one task computes
+
+
+def default(work: GemmWork, machine: Machine) -> GemmKnobs:
+    """Fill the registers with sums, and let as few padded columns as possible be computed.
+
+    A tile of `m` rows and `v` vectors needs `m * v` registers for sums, `v` for the weight and one
+    for the broadcast. With 32 registers that is 8x3 or 6x4 or 12x2, with 16 it is 4x3 or 6x2; a
+    step costs `m * v / 2` cycles of arithmetic against `(m + v) / 2` of loads, so all but `v == 1`
+    are bound by arithmetic. Of those the one wins that pads `cols` least. `panel_k` bounds the
+    growth of rounding errors (512 terms), not a cache: a panel of the weight is streamed once per
+    row tile, at most 16 bytes a cycle, which the second cache delivers. A block of `block_m` rows
+    is what makes enough tasks: 128 where panels alone feed the cores evenly, else less.
+    """
+    lanes = emit.lanes_of(machine)
+    shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
+    if machine.vector_registers < 32:
+        shapes = {2: (6, 0.0), 3: (4, 0.01), 1: (8, 0.15)}
+
+    def cost(vectors: int) -> float:
+        tile_n = vectors * lanes
+        return -(-work.cols // tile_n) * tile_n * (1 + shapes[vectors][1])
+
+    vectors = min(shapes, key=cost)
+    panels = -(-work.cols // (vectors * lanes))
+    even = panels % machine.cores == 0 or panels >= 16 * machine.cores
+    return GemmKnobs(
+        tile_m=shapes[vectors][0], tile_n=vectors * lanes, block_m=128 if even else 32
+    )
+
+
+def pack_weight(weight: NDArray[Any], knobs: GemmKnobs) -> NDArray[Any]:
+    """Return `weight[K, N]` as panels `[ceil(N / tile_n), K, tile_n]`, padded with zeros."""
+    inner, cols = weight.shape
+    panels = -(-cols // knobs.tile_n)
+    padded = np.zeros((inner, panels * knobs.tile_n), weight.dtype)
+    padded[:, :cols] = weight
+    return np.ascontiguousarray(padded.reshape(inner, panels, knobs.tile_n).transpose(1, 0, 2))
+
+
+def emit_gemm(
+    *,
+    rows: Dim,
+    inner: int,
+    cols: int,
+    load_a: LoadA,
+    weight: Buffer,
+    store: Store,
+    machine: Machine,
+    knobs: GemmKnobs,
+    parallel: bool = True,
+) -> None:
+    """Write `store(i, j, sum_k load_a(i, k) * weight[k, j])` for all rows and columns.
+
+    `weight` is what `pack_weight` returns, float32 or int8; the scale of int8 belongs into
+    `store`. `store` is called in a loop over the lanes of a vector whose variable is in `j`, or
+    in a scalar loop for the columns after the last whole vector. The last row tile overlaps the
+    one before it, so a row may be stored twice, with the same value: what `load_a` and `store`
+    read must not alias what `store` writes.
+    """
+    gemm = _Gemm(inner, cols, load_a, weight, store, emit.lanes_of(machine), knobs, parallel)
+    known = emit.static(rows)
+    if known is None:
+        gemm.choose(emit.index(rows), knobs.tile_m)
+    elif known > 0:
+        tiles = -(-known // knobs.tile_m)
+        gemm.all_rows(known, -(-known // tiles))  # even tiles: 13 rows are 7 + 7, not 8 + 8
+
+
+@dataclass(frozen=True)
+class _Gemm:
+    """What every part of one product needs to know."""
+
+    inner: int
+    cols: int
+    load_a: LoadA
+    weight: Buffer
+    store: Store
+    lanes: int
+    knobs: GemmKnobs
+    parallel: bool
+
+    @property
+    def vectors(self) -> int:
+        return self.knobs.tile_n // self.lanes
+
+    @property
+    def panels(self) -> int:
+        return -(-self.cols // self.knobs.tile_n)
+
+    def choose(self, rows: Expr, height: int) -> None:
+        """Take the tallest tile that fits `rows`, which is known at run time only."""
+        if height == 1:
+            emit.branch_if(rows > 0, partial(self.all_rows, rows, 1))
+            return
+        emit.branch(
+            rows >= height,
+            partial(self.all_rows, rows, height),
+            partial(self.choose, rows, (height + 1) // 2),
+        )
+
+    def all_rows(self, rows: Dim, height: int) -> None:
+        """Cover `rows` by tiles of `height` rows; there are at least `height` of them."""
+        tiles = emit.ceil_div(rows, height)
+        blocks: Dim = 1
+        if height == self.knobs.tile_m or emit.static(rows) is not None:
+            blocks = emit.ceil_div(tiles, max(1, self.knobs.block_m // height))
+        each = _shared(tiles, blocks)
+        with emit.loop(emit.index(blocks) * self.panels, parallel=self.parallel) as task:
+            panel = task if blocks == 1 else T.Bind(task % self.panels)
+            first = emit.index(0) if blocks == 1 else T.Bind(task // self.panels * each)
+            count = each if blocks == 1 else emit.minimum(each, emit.index(tiles) - first)
+            read = self.reader(panel, dequantize=static_above(tiles, 1))
+            tile = T.alloc_buffer((height * self.knobs.tile_n,), "float32")
+            with emit.loop(count) as step:
+                start = emit.minimum((first + step) * height, emit.index(rows) - height)
+                start = T.Bind(start)
+                self.tile(start, height, read, tile)
+                self.write(start, height, panel, tile)
+
+    def reader(self, panel: Expr, dequantize: bool) -> Callable[[Expr, int], Expr]:
+        """Return how vector `v` of row `k` of a panel is read, as fp32.
+
+        A panel of int8 is converted once if it serves several row tiles, else while it is read.
+        """
+        lanes, width = self.lanes, self.knobs.tile_n
+
+        def stored(k: Expr, v: int) -> Expr:
+            value = self.weight[panel, k, emit.lanes_at(v * lanes, lanes)]
+            return value if self.weight.dtype == "float32" else value.astype(f"float32x{lanes}")
+
+        if self.weight.dtype == "float32" or not dequantize:
+            return stored
+        copy = T.alloc_buffer((self.inner * width,), "float32")
+        with emit.loop(self.inner) as k:
+            for v in range(self.vectors):
+                emit.save(copy, k * width + v * lanes, lanes, stored(k, v))
+        return lambda k, v: emit.load(copy, k * width + v * lanes, lanes)
+
+    def tile(
+        self, start: Expr, height: int, read: Callable[[Expr, int], Expr], tile: Buffer
+    ) -> None:
+        """Sum one tile over all of K into `tile`, a panel of `panel_k` at a time."""
+        unroll = min(self.knobs.unroll_k, self.inner)
+        panels = -(-self.inner // self.knobs.panel_k)
+        depth = -(-self.inner // (panels * unroll)) * unroll
+        panels = -(-self.inner // depth)
+        sets = max(1, min(unroll, 8 // (height * self.vectors)))
+        if panels == 1:
+            self.panel(emit.index(0), self.inner, start, height, sets, read, tile, add=False)
+            return
+        with emit.loop(height) as i:
+            for v in range(self.vectors):
+                at = i * self.knobs.tile_n + v * self.lanes
+                emit.save(tile, at, self.lanes, emit.splat(0.0, self.lanes))
+        with emit.loop(panels) as p:
+            k0 = T.Bind(p * depth)
+            count = depth if self.inner % depth == 0 else T.Bind(T.min(self.inner - k0, depth))
+            self.panel(k0, count, start, height, sets, read, tile, add=True)
+
+    def panel(
+        self,
+        k0: Expr,
+        count: Dim,
+        start: Expr,
+        height: int,
+        sets: int,
+        read: Callable[[Expr, int], Expr],
+        tile: Buffer,
+        *,
+        add: bool,
+    ) -> None:
+        """Sum `count` steps of K in registers, then store them in `tile` or add them to it.
+
+        `sets` independent sums hide the latency of the arithmetic where the tile is small.
+        """
+        lanes, vectors = self.lanes, self.vectors
+        unroll = min(self.knobs.unroll_k, self.inner)
+        sums = [emit.registers(height * vectors, lanes) for _ in range(sets)]
+        for some in sums:
+            emit.fill(some, lanes, 0.0)
+
+        def step(k: Expr, some: list[Buffer]) -> None:
+            weights = [T.Bind(read(k, v)) for v in range(vectors)]
+            for i in range(height):
+                left = T.Bind(emit.splat(self.load_a(start + i, k), lanes))
+                for v, right in enumerate(weights):
+                    total = some[i * vectors + v]
+                    emit.save(total, 0, lanes, emit.load(total, 0, lanes) + left * right)
+
+        whole = count // unroll
+        with emit.loop(whole) as block:
+            for u in range(unroll):
+                step(T.Bind(k0 + block * unroll + u), sums[u % sets])
+        if self.inner % unroll:
+            with emit.loop(count - whole * unroll) as rest:
+                step(T.Bind(k0 + whole * unroll + rest), sums[0])
+        for n in range(height * vectors):
+            value = emit.load(sums[0][n], 0, lanes)
+            for some in sums[1:]:
+                value = value + emit.load(some[n], 0, lanes)
+            at = n // vectors * self.knobs.tile_n + n % vectors * lanes
+            emit.save(tile, at, lanes, emit.load(tile, at, lanes) + value if add else value)
+
+    def write(self, start: Expr, height: int, panel: Expr, tile: Buffer) -> None:
+        """Hand a finished tile to `store`, without the padded columns."""
+        last = self.cols - (self.panels - 1) * self.knobs.tile_n
+        whole = partial(self.write_columns, start, height, panel, tile, self.knobs.tile_n)
+        part = partial(self.write_columns, start, height, panel, tile, last)
+        if last == self.knobs.tile_n:
+            whole()
+        elif self.panels == 1:
+            part()
+        else:
+            emit.branch(panel < self.panels - 1, whole, part)
+
+    def write_columns(
+        self, start: Expr, height: int, panel: Expr, tile: Buffer, columns: int
+    ) -> None:
+        width, lanes = self.knobs.tile_n, self.lanes
+        with emit.loop(height) as i:
+            if columns >= lanes:
+                with emit.loop(columns // lanes) as v, emit.vector_loop(lanes) as lane:
+                    j = v * lanes + lane
+                    self.store(start + i, panel * width + j, tile[i * width + j])
+            if columns % lanes:
+                with emit.loop(columns % lanes) as rest:
+                    j = rest + columns // lanes * lanes
+                    self.store(start + i, panel * width + j, tile[i * width + j])
+
+
+def _shared(tiles: Dim, blocks: Dim) -> Dim:
+    """Return how many tiles each block gets, rounded up."""
+    if blocks == 1:
+        return tiles
+    known, parts = emit.static(tiles), emit.static(blocks)
+    if known is not None and parts is not None:
+        return -(-known // parts)
+    return T.Bind((emit.index(tiles) + emit.index(blocks) - 1) // emit.index(blocks))
+
+
+def static_above(value: Dim, limit: int) -> bool:
+    """Return whether `value` is above `limit`, or may be."""
+    known = emit.static(value)
+    return known is None or known > limit

@@ -1,0 +1,1 @@
+"""Measurements of the compiler, and the models they are taken on."""

@@ -1,0 +1,62 @@
+"""Constant tensors: shared, possibly memory-mapped, named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .types import DType, TensorType
+
+__all__ = ["Constant"]
+
+
+class Constant:
+    """A tensor that is known when the model is compiled; never written to once it is made.
+
+    Exporters give equal weights one storage, so a pass that wants another value makes another
+    constant. The array may be a view of a mapped file: nothing here reads it before it is needed.
+    """
+
+    __slots__ = ("__dict__", "array", "type")
+
+    def __init__(self, array: NDArray[np.generic]) -> None:
+        self.array = np.asarray(array)
+        self.type = TensorType(DType.of(self.array.dtype), tuple(map(int, self.array.shape)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return int(self.array.nbytes)
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of type and elements in row-major order, as 64 hexadecimal digits."""
+        state = hashlib.sha256(str(self.type).encode())
+        state.update(np.asarray(self.array, order="C").reshape(-1).view(np.uint8).data)
+        return state.hexdigest()
+
+    @property
+    def scalar(self) -> bool | int | float | None:
+        """The one element of a tensor that has just one, as a Python number, else `None`."""
+        if self.array.size != 1:
+            return None
+        item = self.array.reshape(-1)[0]
+        if self.type.dtype.is_float:
+            return float(item)
+        return bool(item) if self.type.dtype is DType.bool else int(item)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Constant) or self.type != other.type:
+            return False
+        return self.array is other.array or self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.digest if self.nbytes <= 64 else self.array.nbytes))
+
+    def __repr__(self) -> str:
+        return f"Constant({self.type})"
