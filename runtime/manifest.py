@@ -1,0 +1,301 @@
+"""What an artifact holds, as data: tensors, symbols, target, weights, the hash of every file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import TypeVar
+
+from tunesmith.ir.diagnostics import ArtifactError
+
+from .shapes import parse_dim
+
+__all__ = [
+    "CHUNK_BYTES", "DTYPES", "FORMAT_VERSION", "WEIGHT_ALIGNMENT", "FileSpec", "Json", "Manifest",
+    "SymbolSpec", "TargetSpec", "TensorSpec", "WeightSpec", "align",
+]  # fmt: skip
+
+FORMAT_VERSION = 1
+WEIGHT_ALIGNMENT = 64  # what a vectorized kernel may assume of each pointer
+CHUNK_BYTES = 4 << 20  # weights are hashed in pieces of this size
+DTYPES = {
+    "bool": 1, "int8": 1, "uint8": 1, "float16": 2, "float32": 4, "int32": 4, "float64": 8,
+    "int64": 8,
+}  # fmt: skip
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+T = TypeVar("T")
+
+_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RANK_LIMIT = 32
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or an output: a dim is a number, or text such as `S` or `2*S + 1`."""
+
+    name: str
+    dtype: str
+    dims: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.dims))}]"
+
+
+@dataclass(frozen=True)
+class SymbolSpec:
+    """A symbol and the sizes it may have, ends included; a `max` of `None` is open."""
+
+    name: str
+    min: int = 1
+    max: int | None = None
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """The machine that the kernels were made for; `threads` is what they were tuned with."""
+
+    triple: str
+    cpu: str
+    features: tuple[str, ...] = ()
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """A weight: where it lies in `weights.bin`, and the sha256 of each of its chunks."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """The size and the sha256 of one file of the artifact."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that is known of an artifact without running it.
+
+    The compiler leaves `weights` and `files` empty; `Artifact.save` fills them in.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    symbols: tuple[SymbolSpec, ...] = ()
+    target: TargetSpec
+    versions: Mapping[str, str] = field(default_factory=dict)
+    source_sha256: str = ""
+    pipeline: str = ""
+    passes: tuple[dict[str, Json], ...] = ()
+    tolerance: dict[str, Json] | None = None
+    weights: tuple[WeightSpec, ...] = ()
+    files: Mapping[str, FileSpec] = field(default_factory=dict)
+    entry: str = "main"
+    report: dict[str, Json] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The canonical text: the same manifest is always the same bytes."""
+        try:
+            rows = asdict(self)
+            return json.dumps({"format_version": rows.pop("format_version")} | rows,
+                              indent=1, allow_nan=False) + "\n"  # fmt: skip
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"the manifest does not fit into JSON: {error}") from error
+
+    @staticmethod
+    def from_json(text: str) -> Manifest:
+        """Read and check a manifest; anything but canonical text is refused."""
+        try:
+            value: object = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"the manifest is not JSON: {error}") from error
+        manifest = _manifest(value)
+        manifest.check()
+        if manifest.to_json() != text:
+            raise ArtifactError("the manifest is not in canonical form")
+        return manifest
+
+    def check(self) -> None:
+        """Refuse a manifest that contradicts itself; the error names the field."""
+        _require(self.format_version == FORMAT_VERSION, "format_version",
+                 f"is {self.format_version}, this runtime reads {FORMAT_VERSION}")  # fmt: skip
+        for label, text in (("name", self.name), ("entry", self.entry)):
+            _require(_is_name(text), label, f"{text!r} is not a name")
+        _require(self.target.threads >= 1, "target.threads", "is less than 1")
+        _require(self.source_sha256 == "" or bool(_SHA256.fullmatch(self.source_sha256)),
+                 "source_sha256", "is not a sha256")  # fmt: skip
+        self._check_tensors()
+        self._check_weights()
+        for name, spec in self.files.items():
+            _require(bool(_FILE_NAME.fullmatch(name)), "files", f"{name!r} is not a file name")
+            _require(bool(_SHA256.fullmatch(spec.sha256)), f"files.{name}", "is not a sha256")
+            _require(spec.size >= 0, f"files.{name}", "has a negative size")
+
+    def _check_tensors(self) -> None:
+        for label, names in (
+            ("symbols", [s.name for s in self.symbols]),
+            ("inputs", [t.name for t in self.inputs]),
+            ("outputs", [t.name for t in self.outputs]),
+            ("weights", [w.name for w in self.weights]),
+        ):
+            _require(all(map(_is_name, names)), label, "has an entry without a proper name")
+            _require(len(set(names)) == len(names), label, "names something twice")
+        _require(bool(self.outputs), "outputs", "is empty")
+        for symbol in self.symbols:
+            where = f"symbols.{symbol.name}"
+            _require(bool(_SYMBOL.fullmatch(symbol.name)), where, "is not a symbol")
+            _require(symbol.min >= 0, where, "has a negative minimum")
+            _require(symbol.max is None or symbol.max >= symbol.min, where, "has no size at all")
+        symbols = {symbol.name for symbol in self.symbols}
+        for tensor in (*self.inputs, *self.outputs):
+            where = f"`{tensor.name}`"
+            _require(tensor.dtype in DTYPES, where, f"has the unknown dtype `{tensor.dtype}`")
+            _require(len(tensor.dims) <= _RANK_LIMIT, where, "has too many axes")
+            for size in tensor.dims:
+                _check_dim(size, symbols, where)
+
+    def _check_weights(self) -> None:
+        end = 0
+        for weight in self.weights:
+            where = f"weights.{weight.name}"
+            _require(weight.dtype in DTYPES, where, f"has the unknown dtype `{weight.dtype}`")
+            _require(len(weight.shape) <= _RANK_LIMIT, where, "has too many axes")
+            _require(all(0 <= n < 1 << 62 for n in weight.shape), where, "has an impossible shape")
+            size = prod(weight.shape) * DTYPES[weight.dtype]
+            _require(weight.nbytes == size < 1 << 62, where, "has a size that is not its shape's")
+            _require(weight.offset == align(end), where, "does not lie where it should")
+            count = -(-weight.nbytes // CHUNK_BYTES)
+            _require(len(weight.chunks) == count, where, f"needs {count} hashes of chunks")
+            _require(all(map(_SHA256.fullmatch, weight.chunks)), where, "has an odd hash")
+            end = weight.offset + weight.nbytes
+
+
+def align(size: int, alignment: int = WEIGHT_ALIGNMENT) -> int:
+    """The next multiple of `alignment`."""
+    return -(-size // alignment) * alignment
+
+
+def _require(holds: bool, where: str, message: str) -> None:
+    if not holds:
+        raise ArtifactError(f"manifest: {where} {message}")
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= 1024 and text.isprintable()
+
+
+def _check_dim(size: int | str, symbols: set[str], where: str) -> None:
+    if isinstance(size, int):
+        _require(size >= 0, where, f"has the size {size}")
+        return
+    try:
+        used = parse_dim(size).symbols
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"manifest: {where} has an odd dim: {error}") from error
+    _require(bool(used), where, f"has the dim `{size}`, which should be a number")
+    for name in used:
+        _require(name in symbols, where, f"uses the symbol `{name}`, which is not declared")
+
+
+class _Row:
+    """A JSON object being read: each key once, each type checked, nothing left over."""
+
+    def __init__(self, value: object, where: str, keys: tuple[str, ...]) -> None:
+        self.where = where
+        if not isinstance(value, dict):
+            raise ArtifactError(f"manifest: {where} is not an object")
+        self.values: dict[str, object] = value
+        for key in keys:
+            _require(key in value, where, f"lacks `{key}`")
+        for key in value:
+            _require(key in keys, where, f"has the unknown key `{key}`")
+
+    def get(self, key: str, kind: type[T]) -> T:
+        return _typed(self.values[key], kind, f"{self.where}.{key}")
+
+    def rows(self, key: str, keys: tuple[str, ...]) -> list[_Row]:
+        values: list[object] = self.get(key, list)
+        return [_Row(v, f"{self.where}.{key}[{i}]", keys) for i, v in enumerate(values)]
+
+    def many(self, key: str, kind: type[T]) -> tuple[T, ...]:
+        values: list[object] = self.get(key, list)
+        return tuple(_typed(v, kind, f"{self.where}.{key}[{i}]") for i, v in enumerate(values))
+
+
+def _typed(value: object, kind: type[T], where: str) -> T:
+    if type(value) is not kind:  # `True` is no integer here
+        raise ArtifactError(f"manifest: {where} is not of type `{kind.__name__}`")
+    return value
+
+
+def _dim(value: object, where: str) -> int | str:
+    return value if isinstance(value, str) else _typed(value, int, where)
+
+
+def _tensors(row: _Row, key: str) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            r.get("name", str), r.get("dtype", str),
+            tuple(_dim(d, f"{r.where}.dims") for d in r.get("dims", list)),
+        )
+        for r in row.rows(key, ("name", "dtype", "dims"))
+    )  # fmt: skip
+
+
+def _manifest(value: object) -> Manifest:
+    if isinstance(value, dict) and value.get("format_version") != FORMAT_VERSION:
+        found = value.get("format_version")
+        raise ArtifactError(
+            f"format version {found!r} is not known, this runtime reads {FORMAT_VERSION}",
+            hint="compile the model again, or install the version of tunesmith that wrote it",
+        )
+    row = _Row(value, "manifest", tuple(Manifest.__dataclass_fields__))
+    target = _Row(row.values["target"], "target", ("triple", "cpu", "features", "threads"))
+    versions: dict[str, object] = row.get("versions", dict)
+    files: dict[str, object] = row.get("files", dict)
+    file_rows = {n: _Row(v, f"files.{n}", ("sha256", "size")) for n, v in files.items()}
+    tolerance = row.values["tolerance"]
+    return Manifest(
+        format_version=row.get("format_version", int),
+        name=row.get("name", str),
+        inputs=_tensors(row, "inputs"),
+        outputs=_tensors(row, "outputs"),
+        symbols=tuple(
+            SymbolSpec(r.get("name", str), r.get("min", int),
+                       None if r.values["max"] is None else r.get("max", int))
+            for r in row.rows("symbols", ("name", "min", "max"))
+        ),
+        target=TargetSpec(
+            target.get("triple", str), target.get("cpu", str),
+            target.many("features", str), target.get("threads", int),
+        ),
+        versions={k: _typed(v, str, f"versions.{k}") for k, v in versions.items()},
+        source_sha256=row.get("source_sha256", str),
+        pipeline=row.get("pipeline", str),
+        passes=row.many("passes", dict),
+        tolerance=None if tolerance is None else row.get("tolerance", dict),
+        weights=tuple(
+            WeightSpec(r.get("name", str), r.get("dtype", str), r.many("shape", int),
+                       r.get("offset", int), r.get("nbytes", int), r.many("chunks", str))
+            for r in row.rows("weights", tuple(WeightSpec.__dataclass_fields__))
+        ),
+        files={n: FileSpec(r.get("sha256", str), r.get("size", int)) for n, r in file_rows.items()},
+        entry=row.get("entry", str),
+        report=row.get("report", dict),
+    )  # fmt: skip
