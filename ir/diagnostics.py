@@ -70,7 +70,7 @@ class CompilerError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        head = f"{self.where}: {self.message}" if self.where else self.message
+        head = f"{self.where}: error: {self.message}" if self.where else self.message
         notes = [n for n in getattr(self, "__notes__", ()) if isinstance(n, str)]
         lines = [head, *notes]
         if self.hint:

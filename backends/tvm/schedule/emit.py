@@ -73,9 +73,10 @@ def minimum(left: Dim, right: Dim) -> Dim:
 def registers(count: int, lanes: int, dtype: str = "float32") -> list[Buffer]:
     """Allocate `count` buffers of one vector each, which LLVM promotes to registers.
 
-    One buffer a vector: a temporary above 1 KiB would become a workspace in memory.
+    One buffer a vector, in scope `global`: TVM puts only that scope, and only up to 1 KiB, on the
+    stack. In scope `local` each would be a call for workspace, and live in memory.
     """
-    return [T.alloc_buffer((lanes,), dtype, scope="local") for _ in range(count)]
+    return [T.alloc_buffer((lanes,), dtype) for _ in range(count)]
 
 
 def lanes_at(start: Dim, lanes: int) -> Expr:

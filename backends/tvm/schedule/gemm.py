@@ -56,9 +56,10 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     for the broadcast. With 32 registers that is 8x3 or 6x4 or 12x2, with 16 it is 4x3 or 6x2; a
     step costs `m * v / 2` cycles of arithmetic against `(m + v) / 2` of loads, so all but `v == 1`
     are bound by arithmetic. Of those the one wins that pads `cols` least. `panel_k` bounds the
-    growth of rounding errors (512 terms), not a cache: a panel of the weight is streamed once per
-    row tile, at most 16 bytes a cycle, which the second cache delivers. A block of `block_m` rows
-    is what makes enough tasks: 128 where panels alone feed the cores evenly, else less.
+    growth of rounding errors: up to 1024 terms are summed in one go. A panel of the weight is
+    streamed once per row tile, at most 16 bytes a cycle, which the second cache delivers. The rows
+    of a block are read once per panel, so `block_m` rows fill three quarters of that cache, and
+    less where panels alone do not feed the cores evenly.
     """
     lanes = emit.lanes_of(machine)
     shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
@@ -72,8 +73,12 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     vectors = min(shapes, key=cost)
     panels = -(-work.cols // (vectors * lanes))
     even = panels % machine.cores == 0 or panels >= 16 * machine.cores
+    rows = max(64, machine.l2_bytes * 3 // 4 // (emit.FLOAT_BYTES * work.inner))
     return GemmKnobs(
-        tile_m=shapes[vectors][0], tile_n=vectors * lanes, block_m=128 if even else 32
+        tile_m=shapes[vectors][0],
+        tile_n=vectors * lanes,
+        panel_k=1024 if work.inner <= 1024 else 512,
+        block_m=rows if even else min(rows, 32),
     )
 
 
@@ -239,7 +244,9 @@ class _Gemm:
         whole = count // unroll
         with emit.loop(whole) as block:
             for u in range(unroll):
-                step(T.Bind(k0 + block * unroll + u), sums[u % sets])
+                import os
+                k = k0 + block + u * whole if sets > 1 and os.environ.get("STR","1")=="1" else k0 + block * unroll + u
+                step(T.Bind(k), sums[u % sets])
         if self.inner % unroll:
             with emit.loop(count - whole * unroll) as rest:
                 step(T.Bind(k0 + whole * unroll + rest), sums[0])

@@ -1,0 +1,106 @@
+"""Fusion by evaluation: the element of a value at an index, through whatever is not in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tvm import tirx
+from tvm.ir import Expr as Prim
+from tvm.tirx.script import builder as T
+
+from tunesmith.ir.builder import trace
+from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.types import TensorType
+
+from .index import Index, Sizes
+from .kernels.movement import MOVEMENT_RULES
+from .kernels.scalar import SCALAR_RULES, immediate
+
+__all__ = ["Evaluator", "can_inline"]
+
+
+def can_inline(node: Node) -> bool:
+    """Whether an element of the node's result can be computed on its own, where it is read."""
+    return (
+        node.op.name in SCALAR_RULES
+        or node.op.name in MOVEMENT_RULES
+        or (node.op.is_composite and "elementwise" in node.op.traits)
+        or node.op.name == "rotary"
+    )
+
+
+class Evaluator:
+    """Writes expressions for elements: loads for values in memory, rules for the others.
+
+    `buffers` hold values row-major and flat. `known` are values that the kernel itself computes:
+    a function from their index to the expression. An expression that is not a plain load is bound
+    to a variable once per index, so that a value with several readers is computed once.
+    """
+
+    def __init__(self, sizes: Sizes, buffers: Mapping[Value, tirx.Buffer]) -> None:
+        self.sizes = sizes
+        self.buffers = dict(buffers)
+        self.known: dict[Value, Callable[[Index], Prim]] = {}
+        self._memo: dict[tuple[Value, int], Prim] = {}
+        self._kept: list[Index] = []
+        self._bind = True
+
+    def fresh(self) -> Evaluator:
+        """The same values without the variables: for another loop."""
+        other = Evaluator(self.sizes, self.buffers)
+        other.known = dict(self.known)
+        return other
+
+    def read(self, value: Value, index: Index) -> Prim:
+        """The element of `value` at `index`."""
+        if value in self.known:
+            return self.known[value](index)
+        constant = value.constant
+        if constant is not None and constant.scalar is not None:
+            return immediate(constant.scalar, value.type.dtype)
+        if value in self.buffers:
+            return self.buffers[value][index.flat()]
+        key = (value, id(index))
+        if key in self._memo:
+            return self._memo[key]
+        result = self._compute(value, index)
+        if self._bind and len(value.users) > 1:
+            result = T.Bind(result)
+        self._memo[key] = result
+        self._kept.append(index)
+        return result
+
+    def guarded(self, condition: Prim, yes: Callable[[], Prim], no: Callable[[], Prim]) -> Prim:
+        """`yes` where the condition holds, else `no`; only the one that is chosen is evaluated."""
+        saved, self._bind = self._bind, False
+        memo, self._memo = self._memo, {}
+        try:
+            first = yes()
+            self._memo = {}
+            return tirx.if_then_else(condition, first, no())
+        finally:
+            self._bind, self._memo = saved, memo
+
+    def _compute(self, value: Value, index: Index) -> Prim:
+        node = value.producer
+        assert node is not None, f"{value!r} is neither in memory nor computed"
+        rule = SCALAR_RULES.get(node.op.name)
+        if rule is not None:
+            operands = node.present_operands
+            xs = [self.read(v, index.broadcast_to(v.type.shape)) for v in operands]
+            return rule(xs, [v.type.dtype for v in operands], node.attributes)
+        if node.op.name in MOVEMENT_RULES:
+            return MOVEMENT_RULES[node.op.name](self, node, index)
+        return self._composite(node, value, index)
+
+    def _composite(self, node: Node, value: Value, index: Index) -> Prim:
+        types: Sequence[TensorType | None] = [v.type if v else None for v in node.operands]
+        body = trace(node.op, types, node.attributes)
+        for inner, outer in zip(body.inputs, node.present_operands, strict=True):
+            self.known[inner] = lambda at, outer=outer: self.read(outer, at)
+        for key in [k for k in self._memo if k[0].producer in set(body.nodes)]:
+            del self._memo[key]
+        result = self.read(body.outputs[value.index], index)
+        for inner in body.inputs:
+            del self.known[inner]
+        return result

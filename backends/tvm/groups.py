@@ -1,0 +1,207 @@
+"""Which nodes become one kernel, and which values are never in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tunesmith.ir.dims import Dim
+from tunesmith.ir.graph import Graph, Node, Value
+
+from .evaluator import can_inline
+from .kernels.scalar import SCALAR_RULES
+from .legalize import is_row_operator
+
+__all__ = ["Group", "Plan", "form_groups"]
+
+_FREE = frozenset({"full", "iota", "dim_value"})
+_MAX_INLINED = 24
+
+
+@dataclass(eq=False)
+class Group:
+    """One kernel: what it computes first, and what is done to each element before it is stored."""
+
+    kind: str  # elementwise, rows, gemm, attention, matmul or loops
+    anchor: Node
+    epilogue: list[Node] = field(default_factory=list)
+    by_rows: bool = False  # attention: the result is stored as [B, T, H, E]
+
+    @property
+    def outputs(self) -> list[Value]:
+        """The values that the kernel writes."""
+        return self.epilogue[-1].results if self.epilogue else self.anchor.results
+
+    @property
+    def last(self) -> Node:
+        """The node in whose place the kernel runs."""
+        return self.epilogue[-1] if self.epilogue else self.anchor
+
+
+@dataclass
+class Plan:
+    """The kernels of a graph in order; every other value is computed where it is read."""
+
+    groups: list[Group]
+    in_memory: set[Value]
+
+
+def kind_of(node: Node) -> str:
+    """The sort of kernel that has `node` as its anchor."""
+    if node.op.name == "linear":
+        return "gemm"
+    if node.op.name in ("attention", "matmul"):
+        return node.op.name
+    if is_row_operator(node):
+        return "rows"
+    return "elementwise" if can_inline(node) else "loops"
+
+
+def is_elementwise(node: Node) -> bool:
+    """Whether each element of the result depends on one element of each operand."""
+    return node.op.name in SCALAR_RULES or (
+        node.op.is_composite and "elementwise" in node.op.traits
+    )
+
+
+def form_groups(graph: Graph) -> Plan:
+    """Fuse elementwise chains into the kernels before them, and the rest into those after them.
+
+    A chain hangs on a value with a single reader, so nothing outside the kernel can depend on the
+    inside and feed it again: every group is convex.
+    """
+    groups = _with_epilogues(graph)
+    owner = {node: group for group in groups for node in (group.anchor, *group.epilogue)}
+    in_memory = _materialized(graph, owner)
+    result: list[Group] = []
+    for node in graph.nodes:
+        if node.op.name == "constant":
+            continue
+        group = owner.get(node)
+        if group is not None:
+            if node is group.last:
+                result.append(group)
+        elif node.result in in_memory:
+            result.append(Group("elementwise", node))
+    return Plan(result, in_memory | {v for group in groups for v in group.outputs})
+
+
+def _with_epilogues(graph: Graph) -> list[Group]:
+    groups: list[Group] = []
+    tail: dict[Value, Group] = {}
+    order: dict[Group, int] = {}
+    for node in graph.nodes:
+        if node.op.name == "constant":
+            continue
+        kind = kind_of(node)
+        if kind != "elementwise":
+            group = Group(kind, node)
+            order[group] = len(groups)
+            groups.append(group)
+            if kind != "loops" and len(node.results) == 1:
+                tail[node.result] = group
+            continue
+        joined = _join(node, tail, order)
+        if joined is not None:
+            del tail[joined.outputs[0]]
+            joined.epilogue.append(node)
+            tail[node.result] = joined
+    return groups
+
+
+def _join(node: Node, tail: dict[Value, Group], order: dict[Group, int]) -> Group | None:
+    """The latest kernel whose result `node` alone reads, elementwise and in the same shape."""
+    ready = [
+        (order[tail[v]], v)
+        for v in node.present_operands
+        if v in tail and len(v.users) == 1
+    ]
+    for _, value in sorted(ready, key=lambda item: -item[0]):
+        group = tail[value]
+        if node.op.name == "reshape":
+            if not (group.kind == "attention" and not group.by_rows):
+                return group
+        elif node.op.name == "transpose":
+            if (
+                group.kind == "attention"
+                and not group.epilogue
+                and node.attributes["perm"] == (0, 2, 1, 3)
+            ):
+                group.by_rows = True
+                return group
+        elif (
+            is_elementwise(node)
+            and value.type.size == node.result.type.size
+            and value.type.shape == node.result.type.shape
+            and group.kind != "attention"
+        ):
+            return group
+    return None
+
+
+def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
+    """Decide from the outputs upwards; what a value's readers allow decides about the value."""
+    contexts: dict[Value, set[str]] = {}
+    depth: dict[Value, int] = {}
+    in_memory: set[Value] = set()
+    for node in graph.nodes_reversed:
+        if node in owner or node.op.name == "constant":
+            continue
+        value = node.result
+        seen: set[str] = set()
+        level = 0
+        for user, operand in value.users:
+            if user is graph.terminator:
+                seen.add("output")
+            elif user in owner:
+                seen.add(_role(user, operand, owner[user]))
+            elif user.result in in_memory:
+                seen.add("stream")
+            else:
+                seen |= contexts[user.result]
+                level = max(level, depth[user.result])
+        if _inline(node, seen, len(value.users), level):
+            contexts[value] = seen
+            depth[value] = level + 1
+        else:
+            in_memory.add(value)
+    return in_memory
+
+
+def _role(user: Node, operand: int, group: Group) -> str:
+    if user is not group.anchor:
+        return "stream"
+    if group.kind == "attention":
+        return "heads" if operand < 3 else "mask"
+    if group.kind == "rows":
+        return "stream" if operand == 0 else "again"
+    return {"gemm": "again", "matmul": "again", "loops": "again"}[group.kind]
+
+
+def _inline(node: Node, contexts: set[str], readers: int, level: int) -> bool:
+    name = node.op.name
+    if "output" in contexts:
+        return False
+    if name in _FREE:
+        return True
+    if level > _MAX_INLINED:
+        return False
+    if name == "reshape":
+        return True
+    if contexts == {"stream"}:
+        return readers == 1 or name in ("expand", "slice")
+    if name == "expand":
+        return "heads" not in contexts
+    if name == "transpose":
+        perm = node.attributes["perm"]
+        assert isinstance(perm, tuple)
+        return contexts <= {"heads", "stream"} and perm[-1] == len(perm) - 1
+    if name == "slice":
+        return contexts <= {"heads", "stream"}
+    return False
+
+
+def row_length(node: Node) -> Dim:
+    """The number of columns of the rows that a row operator works on."""
+    x = node.operands[0]
+    assert x is not None
+    return x.type.shape[-1]

@@ -1,0 +1,56 @@
+"""Loop nests shared by kernels that are not products: whole vectors, then what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.ir import Expr as Prim
+from tvm.tirx.script import builder as T
+
+from tunesmith.ir.dims import Dim, bounds
+
+from ..index import Sizes, int64
+
+__all__ = ["columns", "for_each", "is_large"]
+
+_SMALL = 16384  # elements; below, waking the other threads costs more than it brings
+
+
+def is_large(size: Dim) -> bool:
+    """Whether work on so many elements should be shared out."""
+    high = bounds(size)[1]
+    return high is None or high > _SMALL
+
+
+def columns(
+    count: Dim,
+    lanes: int,
+    sizes: Sizes,
+    body: Callable[[Prim], None],
+    start: Prim | None = None,
+) -> None:
+    """Run `body(column)` for `count` columns from `start`: in vectors of `lanes`, then singly."""
+
+    def at(column: Prim) -> Prim:
+        return column if start is None else start + column
+
+    known = count if isinstance(count, int) else None
+    total = sizes.expr(count)
+    whole = int64(known // lanes) if known is not None else tirx.floordiv(total, int64(lanes))
+    rest = int64(known % lanes) if known is not None else tirx.floormod(total, int64(lanes))
+    if known is None or known >= lanes:
+        with T.serial(whole) as block, T.vectorized(int64(lanes)) as lane:
+            body(at(block * int64(lanes) + lane))
+    if known is None or known % lanes:
+        with T.serial(rest) as column:
+            body(at(whole * int64(lanes) + column))
+
+
+def for_each(count: Dim, sizes: Sizes, parallel: bool, body: Callable[[Prim], None]) -> None:
+    """Run `body(i)` for i below `count`, shared out over the threads if it is large."""
+    if count == 1:
+        body(int64(0))
+        return
+    with (T.parallel if parallel else T.serial)(sizes.expr(count)) as i:
+        body(i)

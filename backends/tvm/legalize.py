@@ -1,0 +1,83 @@
+"""What has no kernel of its own becomes smaller operators, until everything has one."""
+
+from __future__ import annotations
+
+from tunesmith.ir.builder import trace
+from tunesmith.ir.graph import Graph, Node
+from tunesmith.ir.ops import OPS
+from tunesmith.ir.rewriter import Rewriter
+from tunesmith.ir.types import DType
+
+__all__ = ["ROW_REDUCTIONS", "has_kernel", "is_row_operator", "legalize"]
+
+ROW_REDUCTIONS = frozenset({"reduce_sum", "reduce_mean", "reduce_max", "reduce_min"})
+_ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm"})
+
+
+def is_row_operator(node: Node) -> bool:
+    """Whether the node works on rows of f32: each result row from one row of the first operand."""
+    x = node.operands[0] if node.operands else None
+    if x is None or x.type.dtype is not DType.f32 or x.type.rank == 0:
+        return False
+    last = x.type.rank - 1
+    if node.op.name in ("softmax", "log_softmax"):
+        return node.attributes["axis"] in (-1, last)
+    if node.op.name in ("layer_norm", "rms_norm"):
+        return all(v.type.dtype is DType.f32 and v.type.rank == 1 for v in node.present_operands[1:])
+    return node.op.name in ROW_REDUCTIONS and node.attributes["axes"] in ((-1,), (last,))
+
+
+def has_kernel(node: Node) -> bool:
+    """Whether the backend runs this composite as it is."""
+    name = node.op.name
+    if "elementwise" in node.op.traits or is_row_operator(node):
+        return True
+    operands = node.present_operands
+    if name == "rotary":
+        return isinstance(operands[0].type.shape[-1], int)
+    if name == "linear":
+        weight = operands[1]
+        return (
+            operands[0].type.dtype is DType.f32
+            and weight.constant is not None
+            and weight.type.dtype in (DType.f32, DType.i8)
+            and 0 not in weight.type.shape
+        )
+    if name == "attention":
+        return (
+            all(v.type.dtype is DType.f32 for v in operands[:3])
+            and all(v.type.dtype in (DType.f32, DType.bool) for v in operands[3:])
+            and all(isinstance(operands[i].type.shape[a], int) for i in range(3) for a in (1, 3))
+            and 0 not in (*operands[0].type.shape, *operands[1].type.shape, *operands[2].type.shape)
+        )
+    return False
+
+
+def legalize(graph: Graph) -> bool:
+    """Inline composites without a kernel, and give products by a constant matrix theirs."""
+    rewriter = Rewriter(graph)
+    pending = True
+    while pending:
+        pending = False
+        for node in list(graph.nodes):
+            if node.op.name == "matmul" and _is_linear(node):
+                builder = rewriter.before(node)
+                (value,) = builder.emit_values(OPS["linear"], node.operands, {})
+                rewriter.replace_node(node, [value])
+            elif node.op.is_composite and not has_kernel(node):
+                builder = rewriter.before(node)
+                types = [v.type if v is not None else None for v in node.operands]
+                body = trace(node.op, types, node.attributes)
+                rewriter.replace_node(node, builder.inline(body, node.operands))
+                pending = True
+    return rewriter.changed
+
+
+def _is_linear(node: Node) -> bool:
+    x, weight = node.present_operands
+    return (
+        x.type.dtype is DType.f32
+        and weight.constant is not None
+        and weight.type.rank == 2
+        and 0 not in weight.type.shape
+    )

@@ -1,0 +1,187 @@
+"""What is known of sizes while a model is imported: comparisons, and facts that it implies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import gcd
+
+from tunesmith.ir.diagnostics import FrontendError
+from tunesmith.ir.dims import Dim, DimExpr, FloorDiv, Sym, bounds, dim, exact_div, substitute
+
+__all__ = ["Facts", "Learned", "at_least", "identifier", "plain_symbol", "same", "text_of"]
+
+
+class Learned(Exception):
+    """A fact about symbols that the model implies: import starts again with it.
+
+    Types are written as nodes are, so a symbol cannot be replaced halfway.
+    """
+
+
+def text_of(shape: Iterable[Dim]) -> str:
+    """A shape as text."""
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def at_least(a: Dim, b: Dim) -> bool | None:
+    """Whether `a >= b` for all sizes that the symbols can have; `None` if it depends."""
+    low, high = bounds(a - b)
+    if low >= 0:
+        return True
+    return False if high is not None and high < 0 else None
+
+
+def same(a: Dim, b: Dim) -> bool | None:
+    """Whether `a == b` always (`True`), never (`False`), or sometimes (`None`)."""
+    if a == b:
+        return True
+    low, high = bounds(a - b)
+    return False if low > 0 or (high is not None and high < 0) else None
+
+
+def plain_symbol(value: Dim) -> Sym | None:
+    """The symbol that a size is, if it is one."""
+    if isinstance(value, DimExpr) and len(value.terms) == 1:
+        monomial, factor = value.terms[0]
+        if factor == 1 and len(monomial) == 1 and isinstance(monomial[0], Sym):
+            return monomial[0]
+    return None
+
+
+def identifier(name: str) -> str:
+    """`name` with the characters that an identifier cannot have replaced."""
+    clean = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "dim"
+    return f"d{clean}" if clean[0].isdigit() else clean
+
+
+@dataclass
+class Facts:
+    """The symbols of a model: their bounds, in order of declaration, and those found to be others."""
+
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+    chosen: set[str] = field(default_factory=set)  # whose bounds the caller gave
+    sizes: dict[str, Dim] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def declare(self, name: str) -> None:
+        """Enter a symbol with open bounds."""
+        self.ranges.setdefault(name, (1, 0))
+
+    def resolve(self, name: str) -> Dim:
+        """The size that a symbol stands for."""
+        if name not in self.sizes:
+            return dim(Sym(name, *self.ranges[name]))
+        return self.current(self.sizes[name])
+
+    def current(self, value: Dim) -> Dim:
+        """`value` in terms of what is known now."""
+        return substitute(value, {name: self.resolve(name) for name in _names(value)})
+
+    def fix(self, name: str, value: Dim, why: str) -> None:
+        """Let a symbol stand for another size."""
+        low, high = self.ranges[name]
+        least, most = bounds(value)
+        if isinstance(value, int) and (value < low or (high and value > high)):
+            raise FrontendError(
+                f"`{name}` must be {value}, outside of its bounds {low}..{high or ''}",
+                hint=f"{why}; bound it otherwise, or fix it",
+            )
+        other = plain_symbol(value)
+        self.sizes[name] = value
+        if other is not None and (least < low or (high and (most is None or most > high))):
+            self.narrow(other.name, low, high, why)
+        self.notes.append(f"{name} = {value}: {why}")
+
+    def narrow(self, name: str, low: int, high: int, why: str) -> None:
+        """Tighten the bounds of a symbol; `high` 0 is open."""
+        old_low, old_high = self.ranges[name]
+        new_low = max(old_low, low)
+        new_high = min(old_high, high) if old_high and high else old_high or high
+        if new_high and new_low > new_high:
+            raise FrontendError(
+                f"`{name}` cannot be both in {old_low}..{old_high or ''} and {low}..{high or ''}",
+                hint=why,
+            )
+        if name in self.chosen and (new_low, new_high) != (old_low, old_high):
+            raise FrontendError(
+                f"`{name}` is bounded by {old_low}..{old_high or ''}, the model works for "
+                f"{new_low}..{new_high or ''} only",
+                where=None,
+                hint=f"{why}; pass dims={{'{name}': ({new_low}, {new_high or 'high'})}}",
+            )
+        self.ranges[name] = (new_low, new_high)
+        self.notes.append(f"{name} in {new_low}..{new_high or ''}: {why}")
+
+    def equate(self, a: Dim, b: Dim, why: str) -> None:
+        """Record that two sizes are one and raise `Learned`, or `ValueError` if they cannot be."""
+        solved = self._solve(a - b)
+        if solved is None or same(a, b) is False:
+            raise ValueError(f"{a} is not {b}")
+        name, value = solved
+        self.fix(name, value, why)
+        raise Learned
+
+    def require(self, a: Dim, b: Dim, why: str) -> None:
+        """Record that `a >= b` and raise `Learned`; `ValueError` if no bound of a symbol says so."""
+        rest = a - b
+        if isinstance(rest, DimExpr):
+            constant = next((c for m, c in rest.terms if not m), 0)
+            terms = [(m, c) for m, c in rest.terms if m]
+            if len(terms) == 1 and len(terms[0][0]) == 1 and isinstance(terms[0][0][0], Sym):
+                symbol, factor = terms[0][0][0], terms[0][1]
+                low, high = 0, 0
+                if factor > 0:
+                    low = -(constant // factor)
+                else:
+                    high = constant // -factor
+                if factor > 0 or high > 0:
+                    self.narrow(symbol.name, low, high, why)
+                    raise Learned
+        raise ValueError(f"whether {a} is at least {b} is not known")
+
+    def _solve(self, rest: Dim) -> tuple[str, Dim] | None:
+        """The symbol declared last that `rest == 0` determines, with the size it must have."""
+        if not isinstance(rest, DimExpr):
+            return None
+        rest = _reduced(rest)
+        if not isinstance(rest, DimExpr):
+            return None
+        order = list(self.ranges)
+        best: tuple[int, str, Dim] | None = None
+        for monomial, factor in rest.terms:
+            if len(monomial) != 1 or not isinstance(monomial[0], Sym):
+                continue
+            name = monomial[0].name
+            value = exact_div(dim(monomial[0]) * factor - rest, factor)
+            if value is None or name in _names(value) or bounds(value)[1] == 0:
+                continue
+            rank = order.index(name)
+            if best is None or rank > best[0]:
+                best = (rank, name, value)
+        return None if best is None else best[1:]
+
+
+def _reduced(rest: DimExpr) -> Dim:
+    """`rest` without the factors that all its terms have."""
+    shared = gcd(*(c for _, c in rest.terms))
+    for atom in rest.terms[0][0]:
+        if bounds(dim(atom) if isinstance(atom, Sym) else 0)[0] > 0 and all(
+            m.count(atom) >= rest.terms[0][0].count(atom) for m, _ in rest.terms
+        ):
+            divided = exact_div(rest, DimExpr((((atom,), 1),)))
+            if isinstance(divided, DimExpr):
+                rest = divided
+    divided = exact_div(rest, shared)
+    return rest if divided is None else divided
+
+
+def _names(value: Dim) -> set[str]:
+    if not isinstance(value, DimExpr):
+        return set()
+    names: set[str] = set()
+    for monomial, _ in value.terms:
+        for atom in monomial:
+            names |= _names(atom.numerator) if isinstance(atom, FloorDiv) else {atom.name}
+    return names

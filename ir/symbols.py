@@ -1,0 +1,90 @@
+"""Which symbols the shapes of inputs determine, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .diagnostics import InputError
+from .dims import Dim, DimExpr, Sym, dim, evaluate_dim, symbols_of
+from .types import TensorType
+
+__all__ = ["Source", "bind_symbols", "symbol_sources"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A symbol is `(size - rest) / factor`, where `size` is that of one axis of one input."""
+
+    symbol: Sym
+    input: int
+    axis: int
+    rest: Dim = 0
+    factor: int = 1
+
+
+def symbol_sources(types: Sequence[TensorType]) -> list[Source]:
+    """How to compute each symbol; `rest` reads earlier ones only. Undetermined symbols are left."""
+    places = [
+        (size, index, axis)
+        for index, type in enumerate(types)
+        for axis, size in enumerate(type.shape)
+        if isinstance(size, DimExpr)
+    ]
+    found: dict[str, Source] = {}
+    for size, index, axis in places:  # a bare symbol is the simplest source
+        symbol = next(symbols_of(size), None)
+        if symbol is not None and size == dim(symbol) and symbol.name not in found:
+            found[symbol.name] = Source(symbol, index, axis)
+    progress = True
+    while progress:
+        progress = False
+        for size, index, axis in places:
+            unknown = {s.name: s for s in symbols_of(size) if s.name not in found}
+            if len(unknown) != 1:
+                continue
+            (symbol,) = unknown.values()
+            factor = dict(size.terms).get((symbol,), 0)
+            rest = size - dim(symbol) * factor
+            if factor and symbol not in symbols_of(rest):
+                found[symbol.name] = Source(symbol, index, axis, rest, factor)
+                progress = True
+    return list(found.values())
+
+
+def bind_symbols(
+    types: Sequence[TensorType], shapes: Sequence[Sequence[int]], names: Sequence[str]
+) -> dict[str, int]:
+    """The sizes of the symbols for inputs of these shapes; `InputError` where they do not fit."""
+    for type, shape, name in zip(types, shapes, names, strict=True):
+        if len(shape) != type.rank:
+            raise InputError(f"input `{name}` is {type}, but has {len(shape)} axes")
+    sizes: dict[str, int] = {}
+    for source in symbol_sources(types):
+        size = shapes[source.input][source.axis] - evaluate_dim(source.rest, sizes)
+        sizes[source.symbol.name] = size // source.factor
+        _check_bounds(source.symbol, sizes, names[source.input])
+    for type, shape, name in zip(types, shapes, names, strict=True):
+        for axis, (size, actual) in enumerate(zip(type.shape, shape, strict=True)):
+            wanted = evaluate_dim(size, sizes)
+            if wanted != actual:
+                because = "" if isinstance(size, int) else f" (`{size}`{_given(sizes)})"
+                raise InputError(
+                    f"input `{name}` is {type}: axis {axis} has {actual} elements, "
+                    f"not {wanted}{because}"
+                )
+    return sizes
+
+
+def _check_bounds(symbol: Sym, sizes: Mapping[str, int], name: str) -> None:
+    size = sizes[symbol.name]
+    if size < symbol.low or (symbol.high and size > symbol.high):
+        high = f" to {symbol.high}" if symbol.high else " or more"
+        raise InputError(
+            f"input `{name}`: `{symbol.name}` is {size}, outside its bounds",
+            hint=f"`{symbol.name}` is {symbol.low}{high}",
+        )
+
+
+def _given(sizes: Mapping[str, int]) -> str:
+    return " with " + ", ".join(f"{name} = {size}" for name, size in sizes.items())

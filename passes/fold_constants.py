@@ -1,0 +1,81 @@
+"""Nodes whose operands are all known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunesmith.ir.builder import Builder
+from tunesmith.ir.graph import Graph, Node
+from tunesmith.ir.interpreter import evaluate
+from tunesmith.ir.ops import Expr
+from tunesmith.ir.rewriter import Rewriter
+
+from .base import Pass, PassContext
+
+__all__ = ["FoldConstants"]
+
+_SMALL = 64 << 10
+_VIEWS = ("reshape", "transpose", "slice")  # of a constant: another layout, not more bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldConstants(Pass):
+    """`f(constants)  =>  constant`, unless the constants would grow.
+
+    A result is kept within the context's budget, and above 64 KiB within the bytes of the operands:
+    int8 weights stay int8. Another layout of a weight is a view, and always folds.
+    """
+
+    name = "fold-constants"
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        """Fold in order, so that one walk is enough."""
+        rewriter = Rewriter(graph)
+        for node in list(graph.nodes):
+            if _foldable(node, context.fold_budget):
+                _fold(node, rewriter)
+        return rewriter.changed
+
+
+def _foldable(node: Node, budget: int) -> bool:
+    if "pure" not in node.op.traits or node.op.name == "constant":
+        return False
+    if not all(value.type.is_static for value in node.results):
+        return False
+    constants = [value.constant for value in node.present_operands]
+    if any(constant is None for constant in constants):
+        return False
+    if node.op.name == "dim_value" and not isinstance(node.attributes["size"], int):
+        return False
+    if node.op.name in _VIEWS:
+        return True
+    size = sum(int(np.prod(v.type.shape, dtype=object)) * v.type.dtype.bytes for v in node.results)
+    given = sum(constant.nbytes for constant in constants if constant is not None)
+    return size <= budget and (size <= _SMALL or size <= given)
+
+
+def _fold(node: Node, rewriter: Rewriter) -> None:
+    producers = [v.producer for v in node.present_operands if v.producer is not None]
+    build = rewriter.before(node)
+    results = [build.constant(array, node.result.name) for array in _arrays(node)]
+    rewriter.replace_node(node, results)
+    rewriter.erase_dead(producers)
+
+
+def _arrays(node: Node) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    """What a node gives, by the interpreter; views where the layout is all that changes."""
+    operands = [v.constant.array for v in node.present_operands if v.constant is not None]
+    match node.op.name, operands:
+        case "transpose", [x]:
+            return [x.transpose(node.attributes["perm"])]  # type: ignore[arg-type]  # integers
+        case "reshape", [x]:
+            return [x.reshape(node.result.type.shape)]  # type: ignore[arg-type]  # static
+    graph = Graph("folded")
+    build = Builder(graph)
+    values = [None if v is None else build.constant(v.constant).value  # type: ignore[arg-type]
+              for v in node.operands]  # fmt: skip
+    results = build.emit_values(node.op, values, node.attributes)
+    build.finish([Expr(build, value) for value in results])
+    return list(evaluate(graph, {}))

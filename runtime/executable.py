@@ -1,0 +1,199 @@
+"""A loaded model: arrays in by name, arrays out by name, and every misfit refused with a reason."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.ir.diagnostics import ArtifactError, InputError
+
+from .artifact import Artifact
+from .cpu import check_target
+from .manifest import Manifest, SymbolSpec, TensorSpec
+from .shapes import ShapeSolver, parse_dim
+from .tvm_module import TvmModule, aligned_copy, claim_threads, package_versions
+
+__all__ = ["Executable", "load"]
+
+Array = NDArray[np.generic]
+
+
+def load(
+    path: str | Path | Artifact, *, threads: int | None = None, strict: bool = False
+) -> Executable:
+    """Load a model from a `.tsm` file, or straight from the compiler.
+
+    `threads` defaults to the cores that this process may use, `TVM_NUM_THREADS` to override. The
+    first load in a process sets the most that later ones may ask for. `strict` hashes the weights,
+    which ordinary loading does not: it takes about a second for a gigabyte.
+    """
+    artifact = path if isinstance(path, Artifact) else Artifact.open(path)
+    if strict:
+        artifact.verify_weights()
+    return Executable(artifact, threads=threads)
+
+
+class Executable:
+    """A model that is ready to run.
+
+    Any Python thread may call `run`; calls of one executable take turns. An input that is
+    contiguous and starts on a 64-byte boundary is used where it is (see `empty`), any other is
+    copied. Outputs are fresh arrays, the caller's to keep and to change.
+    """
+
+    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+        self.manifest: Manifest = artifact.manifest
+        self._where = str(artifact.path) if artifact.path else self.manifest.name
+        self.manifest.check()
+        check_target(self.manifest.target, self._where)
+        self._check_versions()
+        self.threads = claim_threads(threads)
+        self._names = tuple(spec.name for spec in self.inputs)
+        self._dtypes = tuple(np.dtype(spec.dtype) for spec in self.inputs)
+        self._solver = ShapeSolver([spec.dims for spec in self.inputs])
+        if self._solver.missing:
+            raise ArtifactError(f"no input gives the size of `{self._solver.missing[0]}`",
+                                where=self._where)  # fmt: skip
+        self._bounded = [s for s in self.manifest.symbols if s.min > 0 or s.max is not None]
+        self._lock = threading.Lock()
+        try:
+            self._module = TvmModule(
+                artifact.library_bytes(), self.manifest.entry, list(artifact.weights.values()),
+                self.threads, exact=threads is not None,
+            )  # fmt: skip
+        except ArtifactError as error:
+            error.where = error.where or self._where
+            raise
+        if self._module.inputs != len(self.inputs):
+            raise ArtifactError(
+                f"`{self.manifest.entry}` takes {self._module.inputs} inputs besides the weights, "
+                f"the manifest states {len(self.inputs)}", where=self._where)  # fmt: skip
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` gives, in this order."""
+        return self.manifest.outputs
+
+    def empty(self, name: str, **symbols: int) -> Array:
+        """An uninitialized array for an input that `run` will use without copying it."""
+        spec = next((s for s in self.inputs if s.name == name), None)
+        if spec is None:
+            raise self._unknown_input(name)
+        try:
+            shape = [parse_dim(d).evaluate(symbols) if isinstance(d, str) else d for d in spec.dims]
+        except KeyError as error:
+            raise InputError(f"the size of `{error.args[0]}` is missing", where=_input(spec),
+                             hint=f"`{name}` is {spec}") from error  # fmt: skip
+        return aligned_copy(np.broadcast_to(np.zeros((), spec.dtype), shape))
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model once; the outputs come in their declared order."""
+        arrays = self._accept(inputs)
+        with self._lock:
+            try:
+                results = self._module(arrays)
+            except ArtifactError as error:
+                error.where = error.where or self._where
+                raise
+        if len(results) != len(self.outputs):
+            raise ArtifactError(f"the model gave {len(results)} outputs, not {len(self.outputs)}",
+                                where=self._where)  # fmt: skip
+        for spec, result in zip(self.outputs, results, strict=True):
+            if result.dtype != spec.dtype or result.ndim != len(spec.dims):
+                raise ArtifactError(f"output `{spec.name}` is {result.dtype} of rank {result.ndim}"
+                                    f", not {spec}", where=self._where)  # fmt: skip
+        return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]:
+        """`run`, for names that are Python names."""
+        return self.run(inputs)
+
+    def _accept(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """The inputs in order, after every check."""
+        if len(inputs) != len(self._names):
+            self._refuse_names(inputs)
+        arrays = []
+        for spec, dtype in zip(self.inputs, self._dtypes, strict=True):
+            try:
+                array = inputs[spec.name]
+            except KeyError:
+                self._refuse_names(inputs)
+                raise
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"is a `{type(array).__name__}`, not a NumPy array",
+                                 where=_input(spec), hint=f"it takes {spec}")  # fmt: skip
+            if array.dtype != dtype:
+                raise InputError(f"has the dtype `{array.dtype}`, not `{spec.dtype}`",
+                                 where=_input(spec),
+                                 hint=f'convert it: `.astype("{spec.dtype}")`')  # fmt: skip
+            if array.ndim != len(spec.dims):
+                raise InputError(f"has the shape {array.shape}, of rank {array.ndim}",
+                                 where=_input(spec), hint=f"it takes {spec}")  # fmt: skip
+            arrays.append(array)
+        sizes, wrong = self._solver.solve([array.shape for array in arrays])
+        if wrong is not None:
+            (index, axis), size = wrong
+            spec, shape = self.inputs[index], arrays[index].shape
+            known = ", ".join(f"`{s}` is {sizes[s]}" for s in size.symbols if s in sizes)
+            raise InputError(
+                f"has the shape {shape}: axis {axis} is {shape[axis]}, not {size}",
+                where=_input(spec),
+                hint=f"it takes {spec}" + (f", and {known} by the other axes" if known else ""),
+            )
+        for symbol in self._bounded:
+            value = sizes.get(symbol.name)
+            if value is not None and not _fits(value, symbol):
+                raise self._out_of_bounds(symbol, value)
+        return arrays
+
+    def _refuse_names(self, inputs: Mapping[str, Array]) -> None:
+        """Raise for an unknown name first: it explains the missing one."""
+        for name in inputs:
+            if name not in self._names:
+                raise self._unknown_input(name)
+        for spec in self.inputs:
+            if spec.name not in inputs:
+                raise InputError(f"input `{spec.name}` is missing", where=self._where,
+                                 hint=f"it takes {spec}")  # fmt: skip
+
+    def _unknown_input(self, name: object) -> InputError:
+        from difflib import get_close_matches
+
+        close = get_close_matches(str(name), self._names, 1)
+        listed = ", ".join(f"`{n}`" for n in self._names)
+        hint = f"did you mean `{close[0]}`?" if close else f"the inputs are {listed or 'none'}"
+        return InputError(f"there is no input `{name}`", where=self._where, hint=hint)
+
+    def _out_of_bounds(self, symbol: SymbolSpec, value: int) -> InputError:
+        (index, _), _, _ = next(g for g in self._solver.gives if g[2] == symbol.name)
+        most = "on" if symbol.max is None else f"to {symbol.max}"
+        return InputError(f"makes `{symbol.name}` {value}, outside of {symbol.min} {most}",
+                          where=_input(self.inputs[index]),
+                          hint="compile the model with a wider bound for this size")  # fmt: skip
+
+    def _check_versions(self) -> None:
+        """Kernels call into the runtime by its binary interface, which changes between versions."""
+        for package, installed in package_versions().items():
+            made_for = self.manifest.versions.get(package, installed)
+            if made_for != installed:
+                raise ArtifactError(f"made with {package} {made_for}, installed is {installed}",
+                                    where=self._where,
+                                    hint="compile the model again, or install that version"
+                                    )  # fmt: skip
+
+
+def _fits(value: int, symbol: SymbolSpec) -> bool:
+    return value >= symbol.min and (symbol.max is None or value <= symbol.max)
+
+
+def _input(spec: TensorSpec) -> str:
+    return f"input `{spec.name}`"

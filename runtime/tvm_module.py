@@ -1,0 +1,307 @@
+"""The only file that touches `tvm_ffi` and `libtvm_runtime`: a library in, a callable out.
+
+Threads. TVM keeps one pool of workers for each Python thread that runs kernels. Its size is read
+from the environment when the pool is made and never grows, but a call may use fewer. So the first
+load fixes the size of the pools of this process (`TVM_NUM_THREADS`), and each executable says how
+many of them it uses. Workers are not bound to cores (`TVM_BIND_THREADS`): TVM would bind the
+calling thread as well. After a fork the pool is gone; a call that needs it is an error, not a hang.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import itertools
+import os
+import sys
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.ir.diagnostics import ArtifactError, InputError
+
+from .cpu import physical_cores
+
+__all__ = ["PACKAGES", "TvmModule", "aligned_copy", "claim_threads", "package_versions"]
+
+Array = NDArray[np.generic]
+
+PACKAGES = ("apache-tvm", "apache-tvm-ffi")  # kernels and runtime are made for each other
+ALIGNMENT = 64
+_CPU, _POOLED = 1, 2  # DLPack's code for the CPU; the allocator that keeps what is freed
+_ANY_CORES = 1  # affinity mode "big": without binding it only sets how many workers are used
+
+
+# ---------------------------------------------------------------------------------- the libraries
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """The installed versions of the packages that kernels depend on."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+@cache
+def _ffi() -> ModuleType:
+    """`tvm_ffi`, with TVM's runtime library loaded: no compiler, and no torch.
+
+    `tvm_ffi` imports torch if it can, which takes seconds; nothing here needs that.
+    """
+    blocked = "torch" not in sys.modules
+    if blocked:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` fail
+    try:
+        import tvm_ffi
+    except ImportError as error:
+        raise ArtifactError(
+            f"cannot load the TVM runtime: {error}", hint="install tunesmith with its dependencies"
+        ) from error
+    finally:
+        if blocked:
+            del sys.modules["torch"]
+    library = _runtime_library()
+    try:
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ArtifactError(f"cannot load the TVM runtime: {error}") from error
+    module: ModuleType = tvm_ffi
+    return module
+
+
+def _runtime_library() -> Path:
+    """Where `libtvm_runtime` is, found without importing `tvm`."""
+    folders = [Path(os.environ["TVM_LIBRARY_PATH"])] if "TVM_LIBRARY_PATH" in os.environ else []
+    spec = importlib.util.find_spec("tvm")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        folders.append(Path(place) / "lib")
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    for folder in folders:
+        if (library := folder / f"libtvm_runtime.{suffix}").is_file():
+            return library
+    raise ArtifactError(
+        f"cannot find `libtvm_runtime.{suffix}`",
+        hint="install apache-tvm, or set TVM_LIBRARY_PATH to the folder of the library",
+    )
+
+
+# --------------------------------------------------------------------------------------- threads
+
+_lock = threading.Lock()
+_capacity = 0  # workers in each pool of this process; 0 before the first load
+_default = 0
+_local = threading.local()  # .used: workers set on this Python thread; .process: where it was made
+
+
+def claim_threads(threads: int | None) -> int:
+    """How many workers an executable will use; the first call in a process sets the most."""
+    global _capacity, _default
+    if threads is not None and not 1 <= threads <= 1024:
+        raise InputError(f"{threads} threads", hint="ask for 1 or more, or leave `threads` out")
+    with _lock:
+        if not _capacity:
+            asked = os.environ.get("TVM_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or ""
+            _default = int(asked) if asked.isdigit() and int(asked) else physical_cores()
+            _capacity = max(_default, threads or 1)
+            os.environ["TVM_NUM_THREADS"] = str(_capacity)
+            os.environ.setdefault("TVM_BIND_THREADS", "0")
+        wanted = threads or _default
+        if wanted > _capacity:
+            raise InputError(
+                f"{wanted} threads, but the first load in this process made pools of {_capacity}",
+                hint=f"load the largest first, or start Python with TVM_NUM_THREADS={wanted}",
+            )
+        return wanted
+
+
+def _use_threads(threads: int, exact: bool) -> None:
+    """Let calls from this Python thread use that many workers, or fewer if need not be `exact`."""
+    process = os.getpid()
+    forked = getattr(_local, "process", process) != process
+    if forked and threads > 1:
+        raise InputError(
+            "this process was forked after a model had run, and has lost its worker threads",
+            hint="run models after forking only, or use the `spawn` start method",
+        )
+    ffi = _ffi()
+    ffi.get_global_func("runtime.config_threadpool")(_ANY_CORES, threads)
+    if forked:
+        return  # one thread is the calling one, but the pool stays broken: ask again next time
+    actual = int(ffi.get_global_func("runtime.NumThreads")())
+    if exact and actual != threads:
+        raise InputError(
+            f"{threads} threads, but TVM has already made a pool of {actual} for this thread",
+            hint=f"start Python with TVM_NUM_THREADS={threads}",
+        )
+    _local.used, _local.process = threads, process
+
+
+# ---------------------------------------------------------------------------------------- tensors
+
+
+def aligned_copy(array: Array) -> Array:
+    """A compact copy that starts on a 64-byte boundary, as kernels assume."""
+    buffer = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    copy: Array = np.ndarray(array.shape, array.dtype, buffer.data, start)
+    copy[...] = array
+    return copy
+
+
+def _tensor(array: Array) -> tuple[object, int]:
+    """An array as TVM's tensor, and its address; a copy only if TVM cannot take it as it is."""
+    if array.size == 0:
+        return _empty_tensor(array), 0
+    if not array.flags.c_contiguous:
+        array = aligned_copy(array)
+    from_dlpack = _ffi().from_dlpack
+    if array.flags.writeable:
+        tensor = from_dlpack(array)
+    else:  # only the newer protocol can hand over read-only memory; kernels never write to it
+        tensor = from_dlpack(cast(Any, array).__dlpack__(max_version=(1, 0)))
+    address: int = tensor.data_ptr()
+    if address % ALIGNMENT:
+        tensor = from_dlpack(aligned_copy(array))
+        address = tensor.data_ptr()
+    return tensor, address
+
+
+def _empty_tensor(array: Array) -> object:
+    """NumPy gives an array without elements strides of zero, which kernels refuse."""
+    steps = np.cumprod((1, *array.shape[:0:-1]))[::-1] * array.itemsize
+    memory = np.zeros(ALIGNMENT, np.uint8).view(array.dtype)
+    shaped = np.lib.stride_tricks.as_strided(memory, array.shape, tuple(map(int, steps)))
+    tensor: object = _ffi().from_dlpack(shaped)
+    return tensor
+
+
+# ----------------------------------------------------------------------------------------- module
+
+_loads = itertools.count(1)
+
+
+class TvmModule:
+    """A compiled library on the Relax virtual machine, its last parameters bound to the weights.
+
+    Not safe for two calls at a time.
+    """
+
+    def __init__(
+        self, library: bytes, entry: str, weights: Sequence[Array], threads: int, *, exact: bool
+    ) -> None:
+        self.threads = threads
+        self._exact = exact
+        ffi = _ffi()
+        self._tensor_type: type = ffi.Tensor
+        tensors, spans = [], []
+        for weight in weights:
+            tensor, address = _tensor(weight)
+            tensors.append(tensor)
+            spans.append((address, address + weight.nbytes))
+        self._weight_spans = sorted(span for span in spans if span[0] != span[1])
+        try:
+            machine = _load_library(library)["vm_load_executable"]()
+            machine["vm_initialization"](_CPU, 0, _POOLED)
+            arity = int(machine["get_function_arity"](entry))
+            machine["save_function"](entry, "tunesmith.bound", 1, *tensors)
+            self._call = machine["tunesmith.bound"]
+        except ArtifactError:
+            raise
+        except Exception as error:  # TVM raises whatever it likes
+            raise ArtifactError(f"the library cannot be used: {_first_line(error)}") from error
+        self.inputs = arity - len(tensors)
+        self._machine = machine
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        """Run the entry point. The results own their memory: nothing else refers to it."""
+        if self.threads != getattr(_local, "used", 0) or _local.process != os.getpid():
+            _use_threads(self.threads, self._exact)
+        tensors, spans = [], []
+        for array in arrays:
+            tensor, address = _tensor(array)
+            tensors.append(tensor)
+            spans.append((address, address + array.nbytes))
+        try:
+            result = self._call(*tensors)
+        except Exception as error:  # whatever TVM raises, its trace tells a user nothing
+            raise ArtifactError(f"the model failed while running: {_first_line(error)}") from error
+        results = [result] if isinstance(result, self._tensor_type) else list(result)
+        return [self._own(tensor, spans) for tensor in results]
+
+    def _own(self, tensor: object, spans: list[tuple[int, int]]) -> Array:
+        """A result as an array; a copy if it shares memory with an input, weight or other result.
+
+        `spans` are the inputs' and, added here, the earlier results' addresses.
+        """
+        array: Array = np.from_dlpack(tensor)  # type: ignore[arg-type]  # TVM has no types
+        if array.nbytes == 0:
+            return np.empty(array.shape, array.dtype)
+        start: int = tensor.data_ptr()  # type: ignore[attr-defined]  # TVM has no types
+        end = start + array.nbytes
+        taken = any(start < last and first < end for first, last in spans)
+        if not taken and self._weight_spans:
+            index = bisect_right(self._weight_spans, (end, 0))
+            taken = index > 0 and self._weight_spans[index - 1][1] > start
+        spans.append((start, end))
+        return array.copy() if taken else array
+
+
+class _Library(Protocol):
+    """What TVM makes of a library, and the virtual machine: functions by name."""
+
+    def __getitem__(self, name: str, /) -> Callable[..., Any]: ...
+
+
+def _load_library(library: bytes) -> _Library:
+    """Load exactly these bytes, from memory that nobody can change any more.
+
+    The path is spelled differently each time: the dynamic linker takes two loads of one path for
+    the same library, and numbers of descriptors return.
+    """
+    if not library.startswith(b"\x7fELF"):
+        raise ArtifactError("the library is not an ELF file, so it was not made for Linux")
+    import fcntl
+
+    fd = os.memfd_create("tunesmith-kernels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(library)
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        spelling = f"{next(_loads):b}".replace("0", "./").replace("1", ".//")
+        path = f"/proc/self/fd/{spelling}{fd}"
+        _check_symbols(path)
+        loaded: _Library = _ffi().get_global_func("ffi.Module.load_from_file.so")(path, "so")
+        return loaded
+    finally:
+        os.close(fd)
+
+
+def _check_symbols(path: str) -> None:
+    """Resolve every symbol now: TVM does it late, and a missing one would end the process."""
+    try:
+        probe = ctypes.CDLL(path, os.RTLD_NOW | os.RTLD_LOCAL)
+    except OSError as error:
+        raise ArtifactError(f"the library cannot be loaded: {error}",
+                            hint="the model was linked against something that is not here"
+                            ) from error  # fmt: skip
+    close = ctypes.CDLL(None).dlclose
+    close.argtypes = [ctypes.c_void_p]
+    close(probe._handle)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

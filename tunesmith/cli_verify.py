@@ -1,0 +1,126 @@
+"""`tunesmith verify`: a compiled model beside ONNX Runtime, at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from tunesmith.cli_compile import require_file
+from tunesmith.cli_console import note, out
+from tunesmith.cli_values import parse_dims, parse_shapes, read_npz, write_json
+
+if TYPE_CHECKING:
+    from tunesmith.oracle import Arrays, OnnxSession, OutputReport
+    from tunesmith.runtime import Executable, Manifest
+
+__all__ = ["fixed_sizes", "index_bounds", "verify_command", "verify_once"]
+
+Trial = tuple[dict[str, int], "Arrays"]
+
+
+def verify_command(
+    artifact: Path,
+    model: Path,
+    inputs: Path | None,
+    shapes: Sequence[str],
+    dims: Sequence[str],
+    atol: float | None,
+    rtol: float | None,
+    seed: int,
+    threads: int | None,
+    json: Path | None,
+) -> None:
+    """Compare, print a verdict for each output, and exit 1 if one failed."""
+    wanted_shapes, wanted = parse_shapes(shapes), fixed_sizes(dims)
+    require_file(artifact)
+    require_file(model)
+    from tunesmith import oracle, report
+    from tunesmith.runtime import load
+
+    executable = load(artifact, threads=threads, strict=True)
+    trials = _trials(executable.manifest, inputs, wanted_shapes, wanted, seed)
+    session = oracle.OnnxSession(model, threads=executable.threads)
+    show = note if str(json) == "-" else out
+    reports: list[OutputReport] = []
+    rows: list[dict[str, object]] = []
+    for sizes, feeds in trials:
+        found = verify_once(executable, session, feeds, atol=atol, rtol=rtol)
+        for line in report.verdict_lines(found, sizes):
+            show(line)
+        reports += found
+        rows += [r.as_json() | {"sizes": dict(sizes)} for r in found]
+    passed = all(r.passed for r in reports)
+    failures = sum(not r.passed for r in reports)
+    verdict = "all outputs agree" if passed else f"{failures} of {len(reports)} outputs differ"
+    show(f"{'PASSED' if passed else 'FAILED'} {verdict} with onnxruntime {oracle.version()}")
+    if json is not None:
+        worst = max((r.max_abs for r in reports if r.max_abs != float("inf")), default=0.0)
+        write_json(json, {
+            "passed": passed, "outputs": rows, "shapes": [dict(sizes) for sizes, _ in trials],
+            "max_abs": worst, "threads": executable.threads, "seed": seed,
+            "onnxruntime": oracle.version(), "artifact": str(artifact), "model": str(model),
+        })  # fmt: skip
+    if not passed:
+        raise typer.Exit(1)
+
+
+def verify_once(
+    executable: Executable,
+    session: OnnxSession,
+    feeds: Arrays,
+    *,
+    atol: float | None = None,
+    rtol: float | None = None,
+) -> list[OutputReport]:
+    """Run both on the same inputs and compare; inputs that ONNX Runtime does not have are ours."""
+    from tunesmith.oracle import compare
+
+    ours = executable.run(feeds)
+    theirs = session.run({name: feeds[name] for name in session.input_names if name in feeds})
+    return compare(ours, theirs, atol=atol, rtol=rtol)
+
+
+def fixed_sizes(dims: Sequence[str]) -> dict[str, int]:
+    """The values of `--dim` where a range makes no sense: `batch=4`."""
+    sizes = {}
+    for name, (low, high) in parse_dims(dims).items():
+        if low != high:
+            raise typer.BadParameter(f"`{name}` needs one value here\nwrite `--dim {name}={low}`")
+        sizes[name] = low
+    return sizes
+
+
+def index_bounds(manifest: Manifest) -> dict[str, int]:
+    """How many rows the tables have that integer inputs index, as far as the compiler noted it."""
+    noted = manifest.report.get("index_bounds")
+    rows = noted.items() if isinstance(noted, dict) else ()
+    return {name: size for name, size in rows if isinstance(size, int)}
+
+
+def _trials(
+    manifest: Manifest,
+    inputs: Path | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
+    seed: int,
+) -> list[Trial]:
+    """The inputs of the user, or random ones at several sizes."""
+    from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_verify
+
+    if inputs is not None:
+        feeds = read_npz(inputs)
+        known = {s.name: s for s in manifest.inputs}
+        given = {n: a.shape for n, a in feeds.items() if n in known}
+        return [(sizes_of(manifest.inputs, given, {}), feeds)]
+    symbols = [s for s in manifest.symbols if s.name not in dims]
+    sizes = [{**trial, **dims} for trial in sizes_to_verify(symbols)]
+    sizes = [sizes_of(manifest.inputs, shapes, trial) for trial in sizes]
+    sizes = [trial for i, trial in enumerate(sizes) if trial not in sizes[:i]]
+    bounds = index_bounds(manifest)
+    return [
+        (trial, make_inputs(manifest.inputs, trial, seed=seed + i, bounds=bounds))
+        for i, trial in enumerate(sizes)
+    ]

@@ -1,0 +1,137 @@
+"""Sizes and inputs to try a model with, when the user gives none: sensible, seeded, never zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.ir.diagnostics import InputError
+from tunesmith.runtime.shapes import ShapeSolver, parse_dim
+
+if TYPE_CHECKING:
+    from tunesmith.runtime.manifest import SymbolSpec, TensorSpec
+
+__all__ = ["make_inputs", "sizes_of", "sizes_to_bench", "sizes_to_verify"]
+
+Array = NDArray[np.generic]
+
+ID_BOUND = 100  # ids are below this, unless the size of the embedding is known
+_OPEN = 64  # stands in for an upper bound where there is none
+_TYPICAL = 128
+
+
+def make_inputs(
+    specs: Sequence[TensorSpec],
+    sizes: Mapping[str, int],
+    *,
+    seed: int = 0,
+    bounds: Mapping[str, int] | None = None,
+) -> dict[str, Array]:
+    """Random inputs of the given sizes.
+
+    Floats are standard normal; integers are ids from 1 to `bounds[name]` (or 100), exclusive. A
+    name that ends in `mask` gives ones with padded tails after the first row, `position` ids
+    count, `type` ids (segments) are 0 or 1.
+    """
+    random = np.random.default_rng(seed)
+    lengths: dict[tuple[int, ...], NDArray[np.int64]] = {}
+    inputs: dict[str, Array] = {}
+    for spec in specs:
+        shape = tuple(parse_dim(d).evaluate(sizes) if isinstance(d, str) else d for d in spec.dims)
+        inputs[spec.name] = _one(spec, shape, random, lengths, (bounds or {}).get(spec.name))
+    return inputs
+
+
+def _one(
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    random: np.random.Generator,
+    lengths: dict[tuple[int, ...], NDArray[np.int64]],
+    bound: int | None,
+) -> Array:
+    dtype = np.dtype(spec.dtype)
+    name = spec.name.lower()
+    if "mask" in name and len(shape) >= 1 and shape[-1] > 0:
+        rows = lengths.setdefault(shape, _lengths(random, shape))
+        return np.asarray((np.arange(shape[-1]) < rows[..., None]).astype(dtype))
+    if dtype.kind == "b":
+        return np.asarray(random.integers(0, 2, shape).astype(bool))
+    if dtype.kind == "f":
+        return np.asarray(random.standard_normal(shape).astype(dtype))
+    if "position" in name and shape:
+        return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
+    high = 2 if "type" in name or "segment" in name else bound or ID_BOUND
+    if high <= 2:
+        return np.asarray(random.integers(0, 2, shape).astype(dtype))
+    return np.asarray(random.integers(1, high, shape).astype(dtype))
+
+
+def _lengths(random: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """How much of each row is real: all of the first, at least half of every other."""
+    most = shape[-1]
+    rows = random.integers(max(1, most // 2), most, shape[:-1], endpoint=True)
+    rows = np.asarray(rows)
+    if rows.ndim and rows.shape[0]:
+        rows[0] = most
+    return rows if rows.ndim else np.asarray(most)
+
+
+def _high(symbol: SymbolSpec) -> int:
+    return symbol.max if symbol.max is not None else max(symbol.min, _OPEN)
+
+
+def sizes_to_verify(symbols: Sequence[SymbolSpec]) -> list[dict[str, int]]:
+    """Several sizes inside the bounds: all least, the middle, and each symbol at its most.
+
+    >>> from tunesmith.runtime.manifest import SymbolSpec
+    >>> sizes_to_verify([SymbolSpec("b", 1, 8), SymbolSpec("s", 1, 128)])
+    [{'b': 1, 's': 1}, {'b': 5, 's': 65}, {'b': 8, 's': 1}, {'b': 1, 's': 128}]
+    """
+    least = {s.name: max(s.min, 1) for s in symbols}
+    middle = {s.name: min((max(s.min, 1) + _high(s)) // 2 | 1, _high(s)) for s in symbols}
+    trials = [least, middle, *({**least, s.name: _high(s)} for s in symbols[:4])]
+    return [sizes for i, sizes in enumerate(trials) if sizes not in trials[:i]]
+
+
+def sizes_to_bench(symbols: Sequence[SymbolSpec]) -> dict[str, int]:
+    """Typical sizes: the first symbol (the batch, as a rule) at its least, others at most 128.
+
+    >>> from tunesmith.runtime.manifest import SymbolSpec
+    >>> sizes_to_bench([SymbolSpec("b", 1, 8), SymbolSpec("s", 1, 512)])
+    {'b': 1, 's': 128}
+    """
+    return {
+        s.name: max(s.min, 1) if i == 0 and len(symbols) > 1 else max(s.min, min(_high(s), _TYPICAL))
+        for i, s in enumerate(symbols)
+    }
+
+
+def sizes_of(
+    specs: Sequence[TensorSpec],
+    shapes: Mapping[str, Sequence[int]],
+    defaults: Mapping[str, int],
+) -> dict[str, int]:
+    """The value of each symbol that makes inputs have `shapes`; `defaults` for the rest."""
+    by_name = {spec.name: spec for spec in specs}
+    for name, shape in shapes.items():
+        if name not in by_name:
+            known = ", ".join(f"`{n}`" for n in by_name)
+            raise InputError(f"there is no input `{name}`", hint=f"the inputs are {known}")
+        if len(shape) != len(by_name[name].dims):
+            raise InputError(
+                f"input `{name}` has {len(by_name[name].dims)} axes, not {len(shape)}",
+                hint=f"it takes {by_name[name]}",
+            )
+    given = [by_name[name].dims for name in shapes]
+    sizes, wrong = ShapeSolver(given).solve([tuple(shape) for shape in shapes.values()])
+    if wrong is not None:
+        (index, axis), size = wrong
+        name, shape = list(shapes.items())[index]
+        raise InputError(
+            f"axis {axis} of input `{name}` is {shape[axis]}, not {size}",
+            hint=f"it takes {by_name[name]}",
+        )
+    return {**defaults, **sizes}

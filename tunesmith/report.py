@@ -1,0 +1,155 @@
+"""What commands print, as text: the summary of a compile, verdicts of a comparison, timings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunesmith.bench import Measurement, Statistics
+    from tunesmith.oracle import OutputReport
+    from tunesmith.runtime.manifest import Manifest, SymbolSpec, TensorSpec
+
+__all__ = [
+    "bench_lines", "compile_summary", "megabytes", "seconds", "sizes_text", "spec_text",
+    "symbols_text", "verdict_lines",
+]  # fmt: skip
+
+_NEAR_MISSES_SHOWN = 8
+
+
+def megabytes(size: int) -> str:
+    """A size for people.
+
+    >>> megabytes(23_456_789), megabytes(12_345), megabytes(12)
+    ('23.5 MB', '12.3 kB', '12 B')
+    """
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"
+
+
+def seconds(value: float) -> str:
+    """A time for people.
+
+    >>> seconds(0.0042), seconds(0.42), seconds(12.3)
+    ('4.2 ms', '420 ms', '12.3 s')
+    """
+    if value >= 1:
+        return f"{value:.1f} s"
+    return f"{value * 1e3:.1f} ms" if value < 0.1 else f"{value * 1e3:.0f} ms"
+
+
+def symbols_text(symbols: Sequence[SymbolSpec]) -> str:
+    """The symbols and their bounds: `batch 1..8, seq 1..128`."""
+    return ", ".join(f"{s.name} {s.min}..{'' if s.max is None else s.max}" for s in symbols)
+
+
+def spec_text(spec: TensorSpec) -> str:
+    """A tensor: `input_ids int64[batch, seq]`."""
+    return f"{spec.name} {spec}"
+
+
+def sizes_text(sizes: Mapping[str, int]) -> str:
+    """The sizes of symbols: `batch=1 seq=128`."""
+    return " ".join(f"{name}={size}" for name, size in sizes.items()) or "static shapes"
+
+
+def compile_summary(manifest: Manifest, path: Path, took: float, size: int) -> list[str]:
+    """The block that ends a compile."""
+    report: Mapping[str, object] = manifest.report
+    lines = [f"compiled {manifest.name} in {seconds(took)}{_stages(report.get('seconds'))}"]
+    if "nodes_before" in report:
+        kernels = f", {report['kernels']} kernels" if report.get("kernels") else ""
+        lines.append(f"nodes     {report['nodes_before']} -> {report.get('nodes_after')}{kernels}")
+    fused, missed = report.get("fused"), report.get("near_misses")
+    misses = list(missed) if isinstance(missed, list | tuple) else []
+    if isinstance(fused, dict) and (fused or misses):
+        lines.append(f"fused     {_fused(fused, misses)}")
+    lines += [f"near miss {_near_miss(m)}" for m in misses[:_NEAR_MISSES_SHOWN]]
+    if len(misses) > _NEAR_MISSES_SHOWN:
+        lines.append(f"near miss … and {len(misses) - _NEAR_MISSES_SHOWN} more, see the manifest")
+    if manifest.symbols:
+        lines.append(f"dims      {symbols_text(manifest.symbols)}")
+    target = manifest.target
+    lines.append(f"target    {target.cpu} ({target.triple}), {_count(target.threads, 'thread')}")
+    lines.append(f"written   {path} ({megabytes(size)})")
+    lines.append(f"run it    tunesmith run {path} --inputs in.npz --outputs out.npz")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _stages(stages: object) -> str:
+    if not isinstance(stages, dict) or not stages:
+        return ""
+    parts = [f"{n} {seconds(v)}" for n, v in stages.items() if isinstance(v, int | float)]
+    return f" ({', '.join(parts)})"
+
+
+def _fused(fused: Mapping[str, object], misses: Sequence[object]) -> str:
+    """`attention 6/6, linear 36/36`: formed, of what was formed or nearly so."""
+    near: dict[str, int] = {}
+    for miss in misses:
+        if isinstance(miss, dict):
+            what = str(miss.get("what", "?"))
+            near[what] = near.get(what, 0) + 1
+    counts = {str(name): int(str(count)) for name, count in fused.items()}
+    names = [*counts, *(name for name in near if name not in counts)]
+    names.sort(key=lambda name: name != "attention")
+    return ", ".join(
+        f"{n} {counts.get(n, 0)}/{counts.get(n, 0) + near.get(n, 0)}" for n in names
+    )
+
+
+def _near_miss(miss: object) -> str:
+    if isinstance(miss, dict):
+        return f"{miss.get('what', '?')} at {miss.get('where', '?')}: {miss.get('reason', '?')}"
+    return str(miss)
+
+
+def verdict_lines(reports: Sequence[OutputReport], sizes: Mapping[str, int]) -> list[str]:
+    """One line for each output, and what would pass where one fails."""
+    lines = []
+    for r in reports:
+        head = f"{'PASSED' if r.passed else 'FAILED'} {r.name} {r.dtype}{list(r.shape)}"
+        if r.reason and r.max_abs == float("inf"):
+            lines.append(f"{head} at {sizes_text(sizes)}: {r.reason}")
+            continue
+        lines.append(
+            f"{head} at {sizes_text(sizes)}: max abs {r.max_abs:.3g}  max rel {r.max_rel:.3g}  "
+            f"ULP {r.max_ulp}  (atol={r.atol:g}, rtol={r.rtol:g})"
+        )
+        if not r.passed:
+            relative = "none" if r.needed_rtol is None else f"{r.needed_rtol:.3g}"
+            least = f"least that passes: atol={r.needed_atol:.3g} or rtol={relative}"
+            lines.append(f"       {r.reason}; {least}")
+    return lines
+
+
+def bench_lines(measurement: Measurement, versions: Mapping[str, str]) -> list[str]:
+    """The timing block: a line for each engine, and the ratio with its interval."""
+    known = measurement.statistics
+    lines = [_timing(name, stats, versions.get(name, "")) for name, stats in known.items()]
+    ours = next(iter(known.values()))
+    lines.append(f"throughput   {1e3 / ours.median_ms:.1f} runs/s")
+    ratio, interval, peer = measurement.ratio, measurement.interval, measurement.best_peer
+    if ratio is not None and interval is not None:
+        low, high = interval
+        word = "equal" if low <= 1 <= high else "faster" if ratio < 1 else "slower"
+        lines.append(
+            f"ratio        {ratio:.3f} [{low:.3f}, {high:.3f}] of the time of {peer}: {word}"
+        )
+    return lines
+
+
+def _timing(name: str, stats: Statistics, version: str) -> str:
+    label = f"{name} {version}".strip()
+    return (
+        f"{label:19} median {stats.median_ms:.3f} ms  p90 {stats.p90_ms:.3f}  "
+        f"p99 {stats.p99_ms:.3f}  min {stats.min_ms:.3f}  n={stats.n}  cv {100 * stats.cv:.1f} %"
+    )
