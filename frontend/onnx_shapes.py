@@ -88,6 +88,11 @@ class Facts:
                 f"`{name}` must be {value}, outside of its bounds {low}..{high or ''}",
                 hint=f"{why}; bound it otherwise, or fix it",
             )
+        if isinstance(value, int) and name in self.chosen and low != high:
+            raise FrontendError(
+                f"`{name}` is bounded by {low}..{high or ''}, the model works for {value} only",
+                hint=f"{why}; pass dims={{'{name}': {value}}}",
+            )
         other = plain_symbol(value)
         self.sizes[name] = value
         if other is not None and (least < low or (high and (most is None or most > high))):

@@ -62,7 +62,7 @@ def _gather_nd(x: Array, indices: Array, *, batch_dims: int) -> Array:
     flat = x.reshape(prod(batch), *x.shape[batch_dims:])
     places = indices.astype(np.int64).reshape(prod(batch), -1, depth)
     rows = np.arange(prod(batch))[:, None]
-    found = flat[(rows, *(places[..., i] for i in range(depth)))]
+    found: Array = flat[(rows, *(places[..., i] for i in range(depth)))]
     return found.reshape(*indices.shape[:-1], *x.shape[batch_dims + depth :])
 
 

@@ -77,7 +77,7 @@ def _place(
     if not last:
         return np.asarray(find(wide, axis, keepdims=keepdims)).astype(np.int64)
     backwards = np.asarray(find(np.flip(wide, axis), axis, keepdims=keepdims))
-    return x.shape[axis] - 1 - backwards.astype(np.int64)
+    return np.asarray(x.shape[axis] - 1 - backwards, np.int64)
 
 
 def _argmax(x: Array, *, axis: int, keepdims: bool, last: bool) -> Array:

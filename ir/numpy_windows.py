@@ -60,7 +60,7 @@ def _conv(
     y = y.transpose(0, 1, 3, 2).reshape(batch, weight.shape[0], *places)
     if bias is not None:
         y = y + _wide(bias).reshape(-1, *(1,) * rank)
-    return y.astype(x.dtype)
+    return np.asarray(y, x.dtype)
 
 
 def _max_pool(

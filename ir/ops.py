@@ -158,7 +158,10 @@ class OpDef:
             value = attributes.get(name, default)
             if value is inspect.Parameter.empty:
                 raise ValueError(f"`{self.name}` needs the attribute `{name}`")
-            bound[name] = _attribute(value, self._hints.get(name))
+            hint = self._hints.get(name)
+            bound[name] = _attribute(value, hint)
+            if hint in _KINDS and not isinstance(bound[name], (hint, *_wildcard(value))):
+                raise ValueError(f"the attribute `{name}` of `{self.name}` cannot be {value}")
         return bound
 
     def __call__(self, *operands: Expr | Scalar | None, **attributes: Any) -> Any:
@@ -197,6 +200,13 @@ def _attribute(value: Any, hint: Any) -> Attribute:
     ):
         raise ValueError(f"{value!r} cannot be an attribute")
     return typing.cast(Attribute, value)
+
+
+_KINDS = (bool, int, float, str, DType, Constant)
+
+
+def _wildcard(value: object) -> tuple[type, ...]:
+    return (type(value),) if getattr(value, "is_pattern_attribute", False) else ()
 
 
 OPS: dict[str, OpDef] = {}

@@ -3,62 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, NoReturn, TypeVar
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import opset  # noqa: F401  # fills the table of operators
 from .constants import Constant
-from .diagnostics import CompilerError, Location, ParseError
+from .diagnostics import CompilerError, Location
 from .dims import Dim, DimExpr, Sym, dim, floor_div
 from .graph import RETURN, Graph, Node, Value, infer_types
 from .ops import OPS, Attribute, OpDef
+from .tokens import Token, TokenStream
 from .types import DType, TensorType
 
 __all__ = ["parse_graph"]
 
-T = TypeVar("T")
-
-_TOKEN = re.compile(
-    r"""
-    (?P<skip>\s+ | //(?!\d)[^\n]*)
-  | (?P<value>%(?:[A-Za-z0-9_.$]+|"(?:[^"\\\n]|\\.)*"))
-  | (?P<title>@(?:[A-Za-z0-9_.$]+|"(?:[^"\\\n]|\\.)*"))
-  | (?P<string>"(?:[^"\\\n]|\\.)*")
-  | (?P<symbol>`(?:[^`\\\n]|\\.)*`)
-  | (?P<digest>\#[0-9a-fA-F]*)
-  | (?P<bits>0x[0-9a-fA-F]+)
-  | (?P<float>\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)
-  | (?P<int>\d+)
-  | (?P<word>[A-Za-z_][A-Za-z0-9_.$]*)
-  | (?P<mark><=|//|[(){}\[\],:=+*-])
-    """,
-    re.VERBOSE,
-)
 _DTYPES = {dtype.value: dtype for dtype in DType}
 _NOT_SYMBOLS = {"true", "false", "inf", "nan", "_", *_DTYPES}
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.text)
-
-    @property
-    def name(self) -> str:
-        """What a `%value`, a `@title`, a "string" or a `symbol` names."""
-        body = self.text[1:] if self.kind in ("value", "title") else self.text
-        if body.startswith("`"):
-            body = f'"{body[1:-1]}"'
-        return str(json.loads(body)) if body.startswith('"') else body
 
 
 def parse_graph(
@@ -73,87 +36,13 @@ def parse_graph(
     return _Parser(text, filename, weights or {}).graph()
 
 
-class _Parser:
+class _Parser(TokenStream):
     def __init__(self, text: str, file: str, weights: Mapping[str, NDArray[np.generic]]) -> None:
-        self.text = text
-        self.file = file
+        super().__init__(text, file)
         self.weights = weights
         self.values: dict[str, Value] = {}
         self.symbols: dict[str, Sym] = {}
         self.first_named: dict[str, int] = {}  # where in the text
-        self.tokens = list(self._lex())
-        self.at = 0
-
-    # ---- tokens and errors
-
-    def _lex(self) -> Iterable[_Token]:
-        at = 0
-        while at < len(self.text):
-            found = _TOKEN.match(self.text, at)
-            if found is None:
-                token = _Token("mark", self.text[at], at)
-                if token.text in "\"`":
-                    self.fail(token, "this quote is not closed on its line")
-                self.fail(token, f"unexpected character `{token.text}`")
-            if found.lastgroup != "skip":
-                yield _Token(str(found.lastgroup), found.group(), at)
-            at = found.end()
-        yield _Token("end", "", len(self.text.rstrip()))
-
-    def fail(
-        self, token: _Token, message: str, hint: str | None = None, end: int | None = None
-    ) -> NoReturn:
-        """Raise `ParseError` with the line of `token` and a caret under it."""
-        first = self.text.rfind("\n", 0, token.start) + 1
-        last = self.text.find("\n", first)
-        line = self.text[first : last if last >= 0 else None]
-        margin = len(line) - len(line.lstrip())
-        column = token.start - first
-        width = max(1, min((end or token.end) - token.start, len(line) - column))
-        number = self.text.count("\n", 0, token.start) + 1
-        error = ParseError(message, where=f"{self.file}:{number}:{column + 1}", hint=hint)
-        pad = "".join("\t" if c == "\t" else " " for c in line[margin:column])
-        error.add_note(f"    {line.strip()}\n    {pad}{'^' * width}")
-        raise error
-
-    @property
-    def token(self) -> _Token:
-        return self.tokens[self.at]
-
-    def take(self) -> _Token:
-        token = self.tokens[self.at]
-        self.at += token.kind != "end"
-        return token
-
-    def peek(self, *texts: str) -> bool:
-        return self.token.kind in ("mark", "word") and self.token.text in texts
-
-    def accept(self, text: str) -> bool:
-        found = self.peek(text)
-        self.at += found
-        return found
-
-    def expect(self, text: str) -> _Token:
-        if not self.peek(text):
-            self.fail(self.token, f"expected `{text}`, found {self._found()}")
-        return self.take()
-
-    def expect_kind(self, kind: str, what: str) -> _Token:
-        if self.token.kind != kind:
-            self.fail(self.token, f"expected {what}, found {self._found()}")
-        return self.take()
-
-    def _found(self) -> str:
-        return f"`{self.token.text}`" if self.token.text else "the end of the text"
-
-    def listed(self, close: str, item: Callable[[], T]) -> list[T]:
-        """Items with commas between them, up to and with `close`."""
-        items: list[T] = []
-        while not self.accept(close):
-            if items and not self.accept(","):
-                self.fail(self.token, f"expected `,` or `{close}`, found {self._found()}")
-            items.append(item())
-        return items
 
     # ---- graphs and nodes
 
@@ -168,7 +57,7 @@ class _Parser:
         self._return(graph)
         self.expect("}")
         if self.token.kind != "end":
-            self.fail(self.token, f"expected the end of the text, found {self._found()}")
+            self.fail(self.token, f"expected the end of the text, found {self.found()}")
         return graph
 
     def _input(self, graph: Graph) -> None:
@@ -176,7 +65,7 @@ class _Parser:
         self.expect(":")
         self.values[token.name] = graph.add_input(token.name, self.type())
 
-    def _new_value(self) -> _Token:
+    def _new_value(self) -> Token:
         token = self.expect_kind("value", "a value like `%x`")
         if token.name in self.values:
             self.fail(token, f"`%{token.name}` is defined twice", "every value has its own name")
@@ -196,7 +85,7 @@ class _Parser:
 
     def _node(self, graph: Graph) -> None:
         if self.token.kind != "value":
-            self.fail(self.token, f"expected a node or `return`, found {self._found()}")
+            self.fail(self.token, f"expected a node or `return`, found {self.found()}")
         start = self.token
         results = [self._new_value()]
         while self.accept(","):
@@ -209,7 +98,6 @@ class _Parser:
         self.expect("(")
         operands = self.listed(")", lambda: None if self.accept("_") else self._old_value())
         attributes = self._attributes(op)
-        line = self.text.count("\n", 0, start.start) + 1
         try:
             bound = op.bind(len(operands), attributes)
         except ValueError as error:
@@ -225,7 +113,7 @@ class _Parser:
                       end=results[-1].end)  # fmt: skip
         if self.accept(":"):
             self._check_types(op, types)
-        node = Node(op, operands, bound, Location(file=self.file, line=line))
+        node = Node(op, operands, bound, Location(file=self.file, line=self.line(start)))
         for index, (token, type) in enumerate(zip(results, types, strict=True)):
             if token.name in self.values:
                 self.fail(token, f"`%{token.name}` is defined twice")
@@ -297,7 +185,7 @@ class _Parser:
             value = self._bounded(start, value)
         return value
 
-    def _bounded(self, start: _Token, value: Dim) -> Dim:
+    def _bounded(self, start: Token, value: Dim) -> Dim:
         low: int | None = None
         if isinstance(value, int):
             low = value
@@ -319,7 +207,7 @@ class _Parser:
         self.symbols[atom.name] = bounded
         return dim(bounded)
 
-    def _symbol(self, token: _Token) -> Sym:
+    def _symbol(self, token: Token) -> Sym:
         if token.name not in self.symbols:
             self.symbols[token.name] = Sym(token.name)
             self.first_named[token.name] = token.start
@@ -348,7 +236,7 @@ class _Parser:
             return dim(self._symbol(token))
         if token.kind != "mark" or token.text != "(":
             self.at -= token.kind != "end"
-            self.fail(token, f"expected a size, found {self._found()}")
+            self.fail(token, f"expected a size, found {self.found()}")
         value = self._dim()
         self.expect(")")
         if self.accept("//"):
@@ -414,7 +302,7 @@ class _Parser:
             if dtype.is_float:
                 if token.kind in ("int", "float") or token.text in ("inf", "nan"):
                     with np.errstate(over="ignore"):
-                        return np.float64(text).astype(dtype.numpy).tobytes()
+                        return bytes(np.asarray(float(text)).astype(dtype.numpy).tobytes())
                 raise ValueError
             return np.asarray([int(text)], dtype.numpy).tobytes()
         except (KeyError, ValueError, OverflowError):

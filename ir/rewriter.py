@@ -40,6 +40,7 @@ class Rewriter:
             raise AssertionError(f"{old!r} cannot be replaced by {value!r}: their types differ")
         for node, index in walk_uses(old):
             self.set_operand(node, index, value)
+        _move_name(old, value)
         self.changed = True
 
     def replace_node(self, node: Node, results: Sequence[Value | Expr]) -> None:
@@ -93,3 +94,14 @@ class Rewriter:
         for node in nodes:
             if not node.location.name:
                 node.location = replace(source.location)
+
+
+def _move_name(old: Value, new: Value) -> None:
+    if new.producer is not None and _generated(new) and not _generated(old):
+        old.name, new.name = new.name, old.name
+
+
+def _generated(value: Value) -> bool:
+    """Whether the name was made from the operator, by `Builder`."""
+    name = value.producer.op.name if value.producer is not None else ""
+    return value.name == name or value.name.startswith(f"{name}.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .diagnostics import InputError
-from .dims import Dim, DimExpr, Sym, dim, evaluate_dim, symbols_of
+from .diagnostics import InputError, VerifyError
+from .dims import Dim, DimExpr, Monomial, Sym, dim, evaluate_dim, symbols_of
 from .types import TensorType
 
 __all__ = ["Source", "bind_symbols", "symbol_sources"]
@@ -20,11 +20,11 @@ class Source:
     input: int
     axis: int
     rest: Dim = 0
-    factor: int = 1
+    factor: Dim = 1
 
 
 def symbol_sources(types: Sequence[TensorType]) -> list[Source]:
-    """How to compute each symbol; `rest` reads earlier ones only. Undetermined symbols are left."""
+    """How to compute each symbol; `rest` and `factor` read earlier ones. Others are left out."""
     places = [
         (size, index, axis)
         for index, type in enumerate(types)
@@ -44,12 +44,21 @@ def symbol_sources(types: Sequence[TensorType]) -> list[Source]:
             if len(unknown) != 1:
                 continue
             (symbol,) = unknown.values()
-            factor = dict(size.terms).get((symbol,), 0)
-            rest = size - dim(symbol) * factor
-            if factor and symbol not in symbols_of(rest):
-                found[symbol.name] = Source(symbol, index, axis, rest, factor)
+            linear = [(m, c) for m, c in size.terms if symbol in m]
+            divisor: Dim = 0
+            for monomial, coefficient in linear:
+                divisor = divisor + _without(monomial, symbol, coefficient)
+            rest = size - dim(symbol) * divisor
+            if divisor != 0 and symbol not in {*symbols_of(rest), *symbols_of(divisor)}:
+                found[symbol.name] = Source(symbol, index, axis, rest, divisor)
                 progress = True
     return list(found.values())
+
+
+def _without(monomial: Monomial, symbol: Sym, factor: int) -> Dim:
+    left = list(monomial)
+    left.remove(symbol)
+    return DimExpr(((tuple(left), factor),)) if left else factor
 
 
 def bind_symbols(
@@ -61,9 +70,13 @@ def bind_symbols(
             raise InputError(f"input `{name}` is {type}, but has {len(shape)} axes")
     sizes: dict[str, int] = {}
     for source in symbol_sources(types):
-        size = shapes[source.input][source.axis] - evaluate_dim(source.rest, sizes)
-        sizes[source.symbol.name] = size // source.factor
+        rest = shapes[source.input][source.axis] - evaluate_dim(source.rest, sizes)
+        factor = evaluate_dim(source.factor, sizes)
+        sizes[source.symbol.name] = rest // factor if factor else source.symbol.low
         _check_bounds(source.symbol, sizes, names[source.input])
+    for symbol in (s for type in types for s in type.symbols()):
+        if symbol.name not in sizes:
+            raise VerifyError(f"no input determines the symbol `{symbol.name}`")
     for type, shape, name in zip(types, shapes, names, strict=True):
         for axis, (size, actual) in enumerate(zip(type.shape, shape, strict=True)):
             wanted = evaluate_dim(size, sizes)

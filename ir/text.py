@@ -9,8 +9,10 @@ follows begins a comment.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from typing import Any
 
 import numpy as np
 
@@ -157,20 +159,20 @@ class _Printer:
         return f"{constant.type} [{', '.join(elements)}]"
 
 
-def _is_default(text: str, default: Attribute, node: Node, name: str) -> bool:
-    if default is node.op.signature.empty:
+def _is_default(text: str, default: Any, node: Node, name: str) -> bool:
+    if default is inspect.Parameter.empty:
         return False
     if isinstance(default, int) and isinstance(node.attributes[name], float):
         default = float(default)
     return text == _Printer().attribute(default)
 
 
-def _element(item: np.generic, dtype: DType) -> str:
+def _element(item: Any, dtype: DType) -> str:
     if dtype is DType.bool:
         return "true" if item else "false"
     if not dtype.is_float:
-        return str(int(item))  # type: ignore[call-overload]  # an integer, by `dtype`
-    number = float(item)  # type: ignore[arg-type]  # a float, by `dtype`
+        return str(int(item))
+    number = float(item)
     for text in (str(item), repr(number)):
         if "e" not in text and "." not in text and text not in ("inf", "-inf", "nan"):
             text += ".0"

@@ -25,10 +25,10 @@ def _broken(check: str, message: str, node: Node | None = None, hint: str = "") 
     where = None
     if node is not None and node.location != UNKNOWN:
         where = node.location
-    error = VerifyError(f"check `{check}`: {message}", where=where, hint=hint or None)
+    text = f"check `{check}`: {message}"
     if node is not None and node.op is not RETURN:
-        error.add_note(f"    {print_node(node)}")
-    raise error
+        text += f"\n    {print_node(node)}"
+    raise VerifyError(text, where=where, hint=hint or None)
 
 
 def _order(graph: Graph) -> None:
@@ -59,7 +59,7 @@ def _terminator(graph: Graph) -> None:
         _broken("terminator", f"{len(end.operands)} outputs have {len(graph.output_names)} names")
     twice = _first_twice(graph.output_names)
     if twice is not None:
-        _broken("terminator", f"two outputs are named `{twice}`", hint="names of outputs are unique")
+        _broken("terminator", f"two outputs are named `{twice}`", hint="names of outputs differ")
     for node in graph.nodes:
         if node.op is RETURN:
             _broken("terminator", "`return` stands before the end", node)
@@ -83,7 +83,7 @@ def _ssa(graph: Graph) -> None:
         for value in node.present_operands:
             if value not in defined:
                 _broken("ssa", f"{value_text(value)} is not defined above its use", node,
-                        "move the node that defines it up, or pass it into the graph as an input")  # fmt: skip
+                        "move its definition up, or pass it in as an input")  # fmt: skip
         defined.update(node.results)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tunesmith.ir.builder import Builder
 from tunesmith.ir.graph import Graph, Node
-from tunesmith.ir.interpreter import evaluate
-from tunesmith.ir.ops import Expr
+from tunesmith.ir.interpreter import evaluate_node
 from tunesmith.ir.rewriter import Rewriter
 
 from .base import Pass, PassContext
@@ -59,23 +58,19 @@ def _foldable(node: Node, budget: int) -> bool:
 def _fold(node: Node, rewriter: Rewriter) -> None:
     producers = [v.producer for v in node.present_operands if v.producer is not None]
     build = rewriter.before(node)
-    results = [build.constant(array, node.result.name) for array in _arrays(node)]
+    results = [
+        build.constant(array, value.name)
+        for array, value in zip(_arrays(node), node.results, strict=True)
+    ]
     rewriter.replace_node(node, results)
     rewriter.erase_dead(producers)
 
 
-def _arrays(node: Node) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-    """What a node gives, by the interpreter; views where the layout is all that changes."""
-    operands = [v.constant.array for v in node.present_operands if v.constant is not None]
-    match node.op.name, operands:
-        case "transpose", [x]:
-            return [x.transpose(node.attributes["perm"])]  # type: ignore[arg-type]  # integers
-        case "reshape", [x]:
-            return [x.reshape(node.result.type.shape)]  # type: ignore[arg-type]  # static
-    graph = Graph("folded")
-    build = Builder(graph)
-    values = [None if v is None else build.constant(v.constant).value  # type: ignore[arg-type]
-              for v in node.operands]  # fmt: skip
-    results = build.emit_values(node.op, values, node.attributes)
-    build.finish([Expr(build, value) for value in results])
-    return list(evaluate(graph, {}))
+def _arrays(node: Node) -> list[NDArray[np.generic]]:
+    """What a node gives, by the interpreter; a view where only the layout changes."""
+    operands = [None if v is None or v.constant is None else v.constant.array for v in node.operands]
+    if node.op.name == "transpose" and operands[0] is not None:
+        perm = node.attributes["perm"]
+        assert isinstance(perm, tuple)
+        return [operands[0].transpose([int(i) for i in perm if isinstance(i, int)])]
+    return evaluate_node(node.op, operands, node.attributes)

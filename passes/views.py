@@ -69,7 +69,7 @@ def fresh_axes(shape: Shape) -> Axes:
 
 
 def regroup(atoms: Iterable[Atom], shape: Shape) -> Axes | None:
-    """The axes after a reshape to `shape`, splitting atoms where needed; `None` if it mixes them."""
+    """The axes after a reshape to `shape`, splitting atoms as needed; `None` if it mixes them."""
     queue = deque(leaf for atom in atoms for leaf in atom.leaves())
     axes: list[tuple[Atom, ...]] = []
     for size in shape:
@@ -110,10 +110,11 @@ def scalar_of(value: Value | None) -> float | None:
             assert isinstance(filled, bool | int | float)
             return float(filled)
         constant = value.constant
-        if constant is None or constant.array.size == 0 or constant.array.size > 4096:
+        if constant is None or constant.array.size == 0 or constant.array.size > 1 << 20:
             return None
         items = constant.array.reshape(-1)
-        return float(items[0]) if bool(np.all(items == items[0])) else None
+        same = items[0] == items[-1] and bool(np.all(items == items[0]))
+        return float(items[0]) if same else None
     return None
 
 

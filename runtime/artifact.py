@@ -34,7 +34,8 @@ class Artifact:
     """A compiled model: fresh from the compiler, or read from a file by `open`.
 
     `weights` are in the order in which the entry point takes them. Those of an opened artifact are
-    views of the mapped file, private to this process: nothing is read before it is needed.
+    views of the mapped file, private to this process: nothing is read before it is needed. So a
+    file in use may be replaced, as `save` does, but never shortened in place.
     """
 
     manifest: Manifest

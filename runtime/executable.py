@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from tunesmith.ir.diagnostics import ArtifactError, InputError
 from .artifact import Artifact
 from .cpu import check_target
 from .manifest import Manifest, SymbolSpec, TensorSpec
-from .shapes import ShapeSolver, parse_dim
+from .shapes import DimText, ShapeSolver, parse_dim
 from .tvm_module import TvmModule, aligned_copy, claim_threads, package_versions
 
 __all__ = ["Executable", "load"]
@@ -54,10 +54,18 @@ class Executable:
         self.threads = claim_threads(threads)
         self._names = tuple(spec.name for spec in self.inputs)
         self._dtypes = tuple(np.dtype(spec.dtype) for spec in self.inputs)
+        self._output_dtypes = tuple(np.dtype(spec.dtype) for spec in self.outputs)
         self._solver = ShapeSolver([spec.dims for spec in self.inputs])
         if self._solver.missing:
             raise ArtifactError(f"no input gives the size of `{self._solver.missing[0]}`",
                                 where=self._where)  # fmt: skip
+        known = {symbol for _, _, symbol in self._solver.gives}
+        self._promised = [
+            (i, axis, parse_dim(dim) if isinstance(dim, str) else DimText(str(dim), dim))
+            for i, spec in enumerate(self.outputs)
+            for axis, dim in enumerate(spec.dims)
+            if isinstance(dim, int) or known.issuperset(parse_dim(dim).symbols)
+        ]
         self._bounded = [s for s in self.manifest.symbols if s.min > 0 or s.max is not None]
         self._lock = threading.Lock()
         try:
@@ -97,28 +105,22 @@ class Executable:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model once; the outputs come in their declared order."""
-        arrays = self._accept(inputs)
+        arrays, sizes = self._accept(inputs)
         with self._lock:
             try:
                 results = self._module(arrays)
             except ArtifactError as error:
                 error.where = error.where or self._where
                 raise
-        if len(results) != len(self.outputs):
-            raise ArtifactError(f"the model gave {len(results)} outputs, not {len(self.outputs)}",
-                                where=self._where)  # fmt: skip
-        for spec, result in zip(self.outputs, results, strict=True):
-            if result.dtype != spec.dtype or result.ndim != len(spec.dims):
-                raise ArtifactError(f"output `{spec.name}` is {result.dtype} of rank {result.ndim}"
-                                    f", not {spec}", where=self._where)  # fmt: skip
-        return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
+        self._check_results(results, sizes)
+        return dict(zip((spec.name for spec in self.outputs), results, strict=True))
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
         """`run`, for names that are Python names."""
         return self.run(inputs)
 
-    def _accept(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """The inputs in order, after every check."""
+    def _accept(self, inputs: Mapping[str, Array]) -> tuple[list[Array], dict[str, int]]:
+        """The inputs in order and the sizes of symbols, after every check."""
         if len(inputs) != len(self._names):
             self._refuse_names(inputs)
         arrays = []
@@ -153,7 +155,24 @@ class Executable:
             value = sizes.get(symbol.name)
             if value is not None and not _fits(value, symbol):
                 raise self._out_of_bounds(symbol, value)
-        return arrays
+        return arrays, sizes
+
+    def _check_results(self, results: Sequence[Array], sizes: Mapping[str, int]) -> None:
+        """The kernels must do as the manifest says; an axis that depends on data is free."""
+        if len(results) != len(self.outputs):
+            raise ArtifactError(f"the model gave {len(results)} outputs, not {len(self.outputs)}",
+                                where=self._where)  # fmt: skip
+        right = all(
+            result.dtype == dtype and result.ndim == len(spec.dims)
+            for result, spec, dtype in zip(results, self.outputs, self._output_dtypes, strict=True)
+        ) and all(
+            results[i].shape[axis] == size.evaluate(sizes) for i, axis, size in self._promised
+        )  # fmt: skip
+        if not right:
+            given = ", ".join(f"{r.dtype}{list(r.shape)}" for r in results)
+            stated = ", ".join(map(str, self.outputs))
+            raise ArtifactError(f"the model gave {given}, the manifest states {stated}",
+                                where=self._where)  # fmt: skip
 
     def _refuse_names(self, inputs: Mapping[str, Array]) -> None:
         """Raise for an unknown name first: it explains the missing one."""
@@ -168,7 +187,8 @@ class Executable:
     def _unknown_input(self, name: object) -> InputError:
         from difflib import get_close_matches
 
-        close = get_close_matches(str(name), self._names, 1)
+        plain = {known.lower(): known for known in self._names}
+        close = [plain[key] for key in get_close_matches(str(name).lower(), plain, 1)]
         listed = ", ".join(f"`{n}`" for n in self._names)
         hint = f"did you mean `{close[0]}`?" if close else f"the inputs are {listed or 'none'}"
         return InputError(f"there is no input `{name}`", where=self._where, hint=hint)

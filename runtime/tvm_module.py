@@ -178,6 +178,13 @@ def _tensor(array: Array) -> tuple[object, int]:
     return tensor, address
 
 
+def _tensors(arrays: Sequence[Array]) -> tuple[list[object], list[tuple[int, int]]]:
+    """Arrays as TVM's tensors, and the addresses where the memory of each begins and ends."""
+    pairs = [_tensor(array) for array in arrays]
+    spans = [(at, at + array.nbytes) for (_, at), array in zip(pairs, arrays, strict=True)]
+    return [tensor for tensor, _ in pairs], spans
+
+
 def _empty_tensor(array: Array) -> object:
     """NumPy gives an array without elements strides of zero, which kernels refuse."""
     steps = np.cumprod((1, *array.shape[:0:-1]))[::-1] * array.itemsize
@@ -205,13 +212,8 @@ class TvmModule:
         self._exact = exact
         ffi = _ffi()
         self._tensor_type: type = ffi.Tensor
-        tensors, spans = [], []
-        for weight in weights:
-            tensor, address = _tensor(weight)
-            tensors.append(tensor)
-            spans.append((address, address + weight.nbytes))
-        self._weight_spans = sorted(span for span in spans if span[0] != span[1])
         try:
+            tensors, spans = _tensors(weights)
             machine = _load_library(library)["vm_load_executable"]()
             machine["vm_initialization"](_CPU, 0, _POOLED)
             arity = int(machine["get_function_arity"](entry))
@@ -221,6 +223,7 @@ class TvmModule:
             raise
         except Exception as error:  # TVM raises whatever it likes
             raise ArtifactError(f"the library cannot be used: {_first_line(error)}") from error
+        self._weight_spans = sorted(span for span in spans if span[0] != span[1])
         self.inputs = arity - len(tensors)
         self._machine = machine
 
@@ -228,11 +231,7 @@ class TvmModule:
         """Run the entry point. The results own their memory: nothing else refers to it."""
         if self.threads != getattr(_local, "used", 0) or _local.process != os.getpid():
             _use_threads(self.threads, self._exact)
-        tensors, spans = [], []
-        for array in arrays:
-            tensor, address = _tensor(array)
-            tensors.append(tensor)
-            spans.append((address, address + array.nbytes))
+        tensors, spans = _tensors(arrays)
         try:
             result = self._call(*tensors)
         except Exception as error:  # whatever TVM raises, its trace tells a user nothing

@@ -1,4 +1,4 @@
-"""Measure engines against each other: interleaved blocks in one process, ratios with an interval."""
+"""Measure engines against each other: interleaved blocks in one process, and a ratio."""
 
 from __future__ import annotations
 

@@ -131,9 +131,7 @@ def _verify(
     """Compare a compiled model with ONNX Runtime; exit 1 if they differ."""
     from tunesmith.cli_verify import verify_command
 
-    verify_command(
-        artifact, model, inputs, shape or [], dim or [], atol, rtol, seed, threads, json
-    )
+    verify_command(artifact, model, inputs, shape or [], dim or [], atol, rtol, seed, threads, json)
 
 
 @app.command("bench")

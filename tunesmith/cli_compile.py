@@ -25,7 +25,9 @@ def require_file(path: Path) -> Path:
     if path.is_dir():
         raise CompilerError("this is a folder, not a file", where=str(path))
     if not path.exists():
-        near = sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))[:5] if path.suffix else []
+        near = (
+            sorted(p.name for p in path.parent.glob(f"*{path.suffix}"))[:5] if path.suffix else []
+        )
         hint = f"the folder has {', '.join(f'`{n}`' for n in near)}" if near else None
         raise CompilerError("there is no such file", where=str(path), hint=hint)
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -45,7 +46,7 @@ def error(message: str, hint: str | None = None) -> None:
     sys.stderr.flush()
 
 
-def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows under a head: a drawn table on a terminal, aligned plain lines in a pipe."""
     if sys.stdout.isatty():
         from rich.console import Console
@@ -59,7 +60,9 @@ def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         return
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 class Progress:

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[np.generic]]
 
-__all__ = ["check_output", "parse_dims", "parse_shapes", "read_npz", "write_json", "write_npz", "write_text"]
+__all__ = [
+    "check_output",
+    "parse_dims",
+    "parse_shapes",
+    "read_npz",
+    "write_json",
+    "write_npz",
+    "write_text",
+]
 
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SHAPE_HINT = "a shape is written `name:1x3x224x224`, or `name:[1,3,224,224]`"

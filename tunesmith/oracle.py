@@ -189,7 +189,7 @@ def compare_output(
 
 
 def _wide(array: Array) -> NDArray[np.float64]:
-    """The elements as doubles; 64-bit integers beyond 2**53 lose their last bits, and keep order."""
+    """The elements as doubles; 64-bit integers beyond 2**53 lose their last bits."""
     return np.asarray(array).astype(np.float64)
 
 
@@ -197,6 +197,9 @@ def _odd_places(have: NDArray[np.float64], want: NDArray[np.float64]) -> int:
     same_nan = np.isnan(have) == np.isnan(want)
     infinite = np.isinf(have) | np.isinf(want)
     return int(np.count_nonzero(~same_nan | (infinite & ~np.isnan(have) & (have != want))))
+
+
+_SAME_SIZE: dict[int, type[np.signedinteger[Any]]] = {2: np.int16, 4: np.int32, 8: np.int64}
 
 
 def max_ulp(ours: Array, theirs: Array) -> int:
@@ -207,7 +210,7 @@ def max_ulp(ours: Array, theirs: Array) -> int:
     """
     if ours.size == 0:
         return 0
-    integer = {2: np.int16, 4: np.int32, 8: np.int64}.get(ours.dtype.itemsize)
+    integer = _SAME_SIZE.get(ours.dtype.itemsize)
     if ours.dtype.kind in "iub" or integer is None:
         return int(np.abs(_wide(ours) - _wide(theirs)).max())
     finite = np.isfinite(_wide(ours)) & np.isfinite(_wide(theirs))

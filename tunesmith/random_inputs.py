@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +12,17 @@ from tunesmith.ir.diagnostics import InputError
 from tunesmith.runtime.shapes import ShapeSolver, parse_dim
 
 if TYPE_CHECKING:
+    from tunesmith.ir.graph import Graph, Value
     from tunesmith.runtime.manifest import SymbolSpec, TensorSpec
 
-__all__ = ["make_inputs", "sizes_of", "sizes_to_bench", "sizes_to_verify"]
+__all__ = ["index_bounds", "make_inputs", "sizes_of", "sizes_to_bench", "sizes_to_verify"]
 
 Array = NDArray[np.generic]
 
 ID_BOUND = 100  # ids are below this, unless the size of the embedding is known
 _OPEN = 64  # stands in for an upper bound where there is none
 _TYPICAL = 128
+_KEEPS_ELEMENTS = ("cast", "reshape", "transpose", "broadcast_to", "expand", "slice", "where", "add")
 
 
 def make_inputs(
@@ -104,7 +106,9 @@ def sizes_to_bench(symbols: Sequence[SymbolSpec]) -> dict[str, int]:
     {'b': 1, 's': 128}
     """
     return {
-        s.name: max(s.min, 1) if i == 0 and len(symbols) > 1 else max(s.min, min(_high(s), _TYPICAL))
+        s.name: max(s.min, 1)
+        if i == 0 and len(symbols) > 1
+        else max(s.min, min(_high(s), _TYPICAL))
         for i, s in enumerate(symbols)
     }
 
@@ -135,3 +139,31 @@ def sizes_of(
             hint=f"it takes {by_name[name]}",
         )
     return {**defaults, **sizes}
+
+
+def index_bounds(graph: Graph) -> dict[str, int]:
+    """For each integer input that picks rows of a constant table: how many rows the table has."""
+    bounds: dict[str, int] = {}
+    for value in graph.inputs:
+        if value.type.dtype.is_integer:
+            rows = list(_tables(value))
+            if rows:
+                bounds[value.name] = min(rows)
+    return bounds
+
+
+def _tables(value: Value) -> Iterator[int]:
+    """The sizes of the tables that a value, or a rearranged copy of it, indexes."""
+    work, seen = [value], {value}
+    while work:
+        current = work.pop()
+        for node, place in current.users:
+            if node.op.name == "gather" and place == 1 and node.operands[0] is not None:
+                axis = node.attributes.get("axis", 0)
+                size = node.operands[0].type.shape[axis] if isinstance(axis, int) else None
+                if isinstance(size, int):
+                    yield size
+            elif node.op.name in _KEEPS_ELEMENTS and len(seen) < 1000:
+                fresh = [result for result in node.results if result not in seen]
+                seen.update(fresh)
+                work.extend(fresh)

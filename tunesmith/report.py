@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tunesmith.runtime.manifest import Manifest, SymbolSpec, TensorSpec
 
 __all__ = [
-    "bench_lines", "compile_summary", "megabytes", "seconds", "sizes_text", "spec_text",
-    "symbols_text", "verdict_lines",
+    "bench_lines", "compile_summary", "graph_lines", "megabytes", "seconds", "sizes_text",
+    "spec_text", "symbols_text", "verdict_lines",
 ]  # fmt: skip
 
 _NEAR_MISSES_SHOWN = 8
@@ -61,6 +61,19 @@ def compile_summary(manifest: Manifest, path: Path, took: float, size: int) -> l
     """The block that ends a compile."""
     report: Mapping[str, object] = manifest.report
     lines = [f"compiled {manifest.name} in {seconds(took)}{_stages(report.get('seconds'))}"]
+    lines += graph_lines(report)
+    if manifest.symbols:
+        lines.append(f"dims      {symbols_text(manifest.symbols)}")
+    target = manifest.target
+    lines.append(f"target    {target.cpu} ({target.triple}), {_count(target.threads, 'thread')}")
+    lines.append(f"written   {path} ({megabytes(size)})")
+    lines.append(f"run it    tunesmith run {path} --inputs in.npz --outputs out.npz")
+    return lines
+
+
+def graph_lines(report: Mapping[str, object]) -> list[str]:
+    """What the passes made of the graph: nodes, fusions, near misses and why."""
+    lines = []
     if "nodes_before" in report:
         kernels = f", {report['kernels']} kernels" if report.get("kernels") else ""
         lines.append(f"nodes     {report['nodes_before']} -> {report.get('nodes_after')}{kernels}")
@@ -71,12 +84,6 @@ def compile_summary(manifest: Manifest, path: Path, took: float, size: int) -> l
     lines += [f"near miss {_near_miss(m)}" for m in misses[:_NEAR_MISSES_SHOWN]]
     if len(misses) > _NEAR_MISSES_SHOWN:
         lines.append(f"near miss … and {len(misses) - _NEAR_MISSES_SHOWN} more, see the manifest")
-    if manifest.symbols:
-        lines.append(f"dims      {symbols_text(manifest.symbols)}")
-    target = manifest.target
-    lines.append(f"target    {target.cpu} ({target.triple}), {_count(target.threads, 'thread')}")
-    lines.append(f"written   {path} ({megabytes(size)})")
-    lines.append(f"run it    tunesmith run {path} --inputs in.npz --outputs out.npz")
     return lines
 
 
@@ -101,9 +108,7 @@ def _fused(fused: Mapping[str, object], misses: Sequence[object]) -> str:
     counts = {str(name): int(str(count)) for name, count in fused.items()}
     names = [*counts, *(name for name in near if name not in counts)]
     names.sort(key=lambda name: name != "attention")
-    return ", ".join(
-        f"{n} {counts.get(n, 0)}/{counts.get(n, 0) + near.get(n, 0)}" for n in names
-    )
+    return ", ".join(f"{n} {counts.get(n, 0)}/{counts.get(n, 0) + near.get(n, 0)}" for n in names)
 
 
 def _near_miss(miss: object) -> str:

@@ -70,6 +70,10 @@ class Evaluator:
         self._kept.append(index)
         return result
 
+    def compute(self, value: Value, index: Index) -> Prim:
+        """The element of the value that the kernel writes, although it has a place in memory."""
+        return self.known[value](index) if value in self.known else self._compute(value, index)
+
     def guarded(self, condition: Prim, yes: Callable[[], Prim], no: Callable[[], Prim]) -> Prim:
         """`yes` where the condition holds, else `no`; only the one that is chosen is evaluated."""
         saved, self._bind = self._bind, False

@@ -8,6 +8,7 @@ from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Node, Value
 
 from .evaluator import can_inline
+from .kernels.movement import may_be_empty
 from .kernels.scalar import SCALAR_RULES
 from .legalize import is_row_operator
 
@@ -154,6 +155,8 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
                 seen.add("output")
             elif user in owner:
                 seen.add(_role(user, operand, owner[user]))
+            elif _guards(user):
+                seen.add("again")
             elif user.result in in_memory:
                 seen.add("stream")
             else:
@@ -165,6 +168,13 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
         else:
             in_memory.add(value)
     return in_memory
+
+
+def _guards(user: Node) -> bool:
+    """Whether `user` reads elements only under a condition, so that they must be plain loads."""
+    return user.op.name in ("concat", "pad") and any(
+        may_be_empty(v.type) for v in user.present_operands
+    )
 
 
 def _role(user: Node, operand: int, group: Group) -> str:

@@ -194,6 +194,8 @@ def _common_groups(left: Shape, right: Shape) -> list[tuple[int, int]]:
             a = a * left[i]
             i += 1
         if a == b and i and j:
+            if groups and (groups[-1][0] == i or groups[-1][1] == j):
+                groups.pop()  # an axis of size 1 on one side belongs to the run before it
             groups.append((i, j))
             a = b = 1
     if not groups or groups[-1] != (len(left), len(right)):

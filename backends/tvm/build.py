@@ -1,0 +1,103 @@
+"""Relax module → shared library."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import tvm
+from tvm.relax import transform
+
+from tunesmith.ir.diagnostics import BuildError
+from tunesmith.ir.target import Target
+
+from ..base import Library, Lowered
+
+__all__ = ["build_library", "find_linker", "tvm_target"]
+
+
+def tvm_target(target: Target) -> tvm.target.Target:
+    """The target in TVM's words: a dictionary, never a string of flags."""
+    description: dict[str, object] = {
+        "kind": "llvm",
+        "mtriple": target.triple,
+        "mcpu": target.cpu,
+        "num-cores": target.machine.cores,
+        "opt-level": 3,
+    }
+    if target.machine.isa == "avx512":
+        # LLVM avoids 512-bit registers on some of these CPUs unless it is told
+        description["mattr"] = ["-prefer-256-bit"]
+        description["vector-width"] = 512
+    return tvm.target.Target(description)
+
+
+def _pipeline() -> tvm.transform.Pass:
+    """The part of TVM's pipeline that is left: our kernels need no legalization and no fusion."""
+    return tvm.transform.Sequential(
+        [
+            transform.ToNonDataflow(),
+            transform.RemovePurityChecking(),
+            transform.CallTIRRewrite(),
+            transform.StaticPlanBlockMemory(),
+            transform.LowerAllocTensor(),
+            transform.KillAfterLastUse(),
+            transform.LowerRuntimeBuiltin(),
+            transform.ComputePrimValue(),
+            transform.VMShapeLower(),
+            transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def build_library(lowered: Lowered) -> Library:
+    """Generate machine code and link it.
+
+    Raises:
+        BuildError: the code generator or the linker failed; the message holds its words.
+    """
+    try:
+        executable = tvm.compile(
+            lowered.module, tvm_target(lowered.target), relax_pipeline=_pipeline()
+        )
+    except Exception as error:
+        raise BuildError(f"the code generator failed: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        path = Path(folder) / "kernels.so"
+        executable.export_library(str(path), fcompile=_link)
+        return Library(path.read_bytes())
+
+
+def find_linker() -> list[str]:
+    """The command that links shared libraries: the system's compiler, else the `ziglang` package.
+
+    Raises:
+        BuildError: neither is there.
+    """
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return [name]
+    probe = subprocess.run(
+        [sys.executable, "-m", "ziglang", "version"], capture_output=True, check=False
+    )
+    if probe.returncode == 0:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise BuildError(
+        "there is no C linker", hint="pip install ziglang, or install gcc or clang on the system"
+    )
+
+
+def _link(output: str, objects: Sequence[str], options: object = None, **_: object) -> None:
+    command = [*find_linker(), "-shared", "-fPIC", "-o", output, *objects]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"`{' '.join(command[:4])} …` failed: {done.stderr.strip()[-2000:]}")
+
+
+_link.object_format = "o"  # type: ignore[attr-defined]  # how TVM asks for object files
+_link.output_format = "so"  # type: ignore[attr-defined]

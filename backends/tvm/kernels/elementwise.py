@@ -1,0 +1,112 @@
+"""Kernels without a product or a reduction: one pass over the result."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.ir import Expr as Prim
+from tvm.tirx.script import builder as T
+
+from tunesmith.ir.dims import Dim, product
+from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.types import Shape
+
+from ..evaluator import Evaluator
+from ..index import Index
+from .loops import columns, for_each, is_large
+
+__all__ = ["emit_elementwise"]
+
+_CHUNK = 4096  # elements a task takes at least, where a whole tensor is one run
+
+
+def emit_elementwise(
+    evaluator: Evaluator, output: Value, store: tirx.Buffer, inlined: list[Node], lanes: int
+) -> None:
+    """Write every element of `output`; `inlined` are the nodes that are computed on the way."""
+    shape = output.type.shape
+    runs = _runs(output, inlined)
+    dims = [tuple(shape[a:b]) for a, b in runs]
+    inner = product(dims[-1]) if dims else 1
+    outer = [product(d) for d in dims[:-1]]
+    parallel = is_large(output.type.size)
+    if not outer and parallel:
+        _flat(evaluator, output, store, dims[0], lanes)
+        return
+    sizes = evaluator.sizes
+
+    def row(position: Prim) -> None:
+        # one variable over the outer runs, split once a row
+        over = Index(((tuple(outer), position),), sizes).axes() if outer else []
+        halves = _halves(inlined, inner)
+
+        def element(column: Prim) -> None:
+            fresh = evaluator.fresh()
+            parts = [*zip(dims[:-1], over, strict=True), (dims[-1], column)] if dims else []
+            index = Index(tuple(parts), sizes)
+            T.buffer_store(store, fresh.compute(output, index), [index.flat()])
+
+        for low, count in halves:
+            columns(count, lanes, sizes, element, None if low == 0 else sizes.expr(low))
+
+    for_each(product(outer), sizes, parallel, row)
+
+
+def _flat(
+    evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, lanes: int
+) -> None:
+    """A tensor that is one run of elements is cut into chunks for the threads."""
+    sizes = evaluator.sizes
+    total = sizes.expr(product(dims))
+    chunk = sizes.expr(_CHUNK)
+    with T.parallel(tirx.floordiv(total + chunk - sizes.expr(1), chunk)) as task:
+        begin = T.Bind(task * chunk)
+        count = T.Bind(tirx.min(total - begin, chunk))
+
+        def element(column: Prim) -> None:
+            fresh = evaluator.fresh()
+            index = Index(((dims, begin + column),), sizes)
+            T.buffer_store(store, fresh.compute(output, index), [index.flat()])
+
+        whole = tirx.floordiv(count, sizes.expr(lanes))
+        with T.serial(whole) as block, T.vectorized(sizes.expr(lanes)) as lane:
+            element(block * sizes.expr(lanes) + lane)
+        with T.serial(tirx.floormod(count, sizes.expr(lanes))) as rest:
+            element(whole * sizes.expr(lanes) + rest)
+
+
+def _runs(output: Value, inlined: list[Node]) -> list[tuple[int, int]]:
+    """Runs of axes that no operator on the way takes apart, so that they are one loop."""
+    shape = output.type.shape
+    rank = len(shape)
+    if rank == 0:
+        return []
+    plain = all("elementwise" in node.op.traits for node in inlined)
+    if not plain:
+        return [(i, i + 1) for i in range(rank)]
+    cuts = {0, rank}
+    operands = [v for node in inlined for v in node.present_operands]
+    for value in operands:
+        own = (*(1,) * (rank - value.type.rank), *value.type.shape)
+        same = [a == b and b != 1 for a, b in zip(own, shape, strict=True)]
+        if not any(same) and value.type.size == 1:
+            continue
+        cuts |= {i for i in range(1, rank) if same[i] != same[i - 1] and shape[i - 1] != 1}
+        cuts |= {i for i in range(1, rank) if shape[i - 1] == 1 and same[i] != _left(same, shape, i)}
+    ends = sorted(cuts)
+    return list(zip(ends[:-1], ends[1:], strict=True))
+
+
+def _left(same: list[bool], shape: Shape, axis: int) -> bool:
+    """Whether the nearest axis to the left that has elements is read in step."""
+    for i in range(axis - 1, -1, -1):
+        if shape[i] != 1:
+            return same[i]
+    return same[axis]
+
+
+def _halves(inlined: list[Node], inner: Dim) -> list[tuple[Dim, Dim]]:
+    """Ranges of columns; a half-split rotation is constant in each half of a row."""
+    turned = any(n.op.name == "rotary" and not n.attributes["interleaved"] for n in inlined)
+    if turned and isinstance(inner, int) and inner % 2 == 0:
+        return [(0, inner // 2), (inner // 2, inner // 2)]
+    return [(0, inner)]

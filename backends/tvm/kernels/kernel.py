@@ -1,0 +1,194 @@
+"""One group → one TIR function: its buffers, its sizes, its body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tunesmith.ir.constants import Constant
+from tunesmith.ir.dims import DimExpr, symbols_of
+from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.target import Machine
+from tunesmith.ir.types import DType
+
+from ..evaluator import Evaluator
+from ..groups import Group
+from ..index import Sizes
+from ..schedule.gemm import GemmKnobs, pack_weight
+from .elementwise import emit_elementwise
+from .products import emit_attention_group, emit_linear, emit_matmul, linear_knobs
+from .reference_loops import emit_loops, emit_plain_matmul
+from .rows import emit_rows
+from .scalar import TVM_DTYPE
+
+__all__ = ["Kernel", "WeightUse", "build_kernel"]
+
+
+@dataclass(frozen=True)
+class WeightUse:
+    """A constant that a kernel reads, and the layout that it wants it in."""
+
+    constant: Constant
+    knobs: GemmKnobs | None = None  # packed for a product, else row-major
+
+    @property
+    def key(self) -> str:
+        """A name of content and layout."""
+        return f"{self.constant.digest}:{self.knobs.tile_n if self.knobs else 0}"
+
+    def shape(self) -> tuple[int, ...]:
+        """How it lies in memory: flat, or in panels with their padding."""
+        if self.knobs is None:
+            return (int(self.constant.array.size),)
+        inner, cols = self.constant.array.shape
+        return (-(-cols // self.knobs.tile_n), inner, self.knobs.tile_n)
+
+    def array(self) -> NDArray[np.generic]:
+        """The elements as the kernel reads them."""
+        if self.knobs is None:
+            return np.asarray(self.constant.array, order="C").reshape(-1)
+        return pack_weight(self.constant.array, self.knobs)
+
+
+@dataclass
+class Kernel:
+    """A group ready to be built: the values it reads, the sizes it is told, and how to write it."""
+
+    group: Group
+    reads: list[Value]
+    symbols: list[str]
+    inlined: list[Node]
+    machine: Machine
+
+    @property
+    def weight(self) -> Value | None:
+        """The constant that is packed for this kernel."""
+        return self.group.anchor.operands[1] if self.group.kind == "gemm" else None
+
+    @property
+    def key(self) -> str:
+        """Equal for groups that compute the same thing on other values."""
+        names: dict[Value, str] = {v: f"r{i}" for i, v in enumerate(self.reads)}
+        lines = [f"{self.group.kind} {self.group.by_rows} {self.machine}"]
+        lines += [f"{names[v]}: {v.type}" for v in self.reads]
+        for number, node in enumerate([*self.inlined]):
+            operands = []
+            for value in node.operands:
+                if value is None:
+                    operands.append("_")
+                elif value in names:
+                    operands.append(names[value])
+                else:
+                    constant = value.constant
+                    operands.append(f"{constant.scalar!r}:{value.type}" if constant else "?")
+            for i, value in enumerate(node.results):
+                names[value] = f"n{number}.{i}"
+            lines.append(f"{node.op.name}({operands}) {_attributes(node)} {node.results[0].type}")
+        lines.append(" ".join(names[v] for v in self.group.outputs))
+        return "\n".join(lines)
+
+    def weight_use(self, value: Value) -> WeightUse | None:
+        """How a read value is stored in the artifact, if it is a constant."""
+        constant = value.constant
+        if constant is None:
+            return None
+        packed = value is self.weight
+        return WeightUse(constant, linear_knobs(self.group.anchor, self.machine) if packed else None)
+
+    def function(self) -> tirx.PrimFunc:
+        """Write the TIR function: arguments are the reads, the sizes, then the results; all flat."""
+        sizes = Sizes()
+        lanes = self.machine.vector_bytes // 4
+        with IRBuilder() as builder:
+            with T.prim_func(s_tir=True):
+                T.func_name("kernel")
+                T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+                buffers: dict[Value, tirx.Buffer] = {}
+                for number, value in enumerate(self.reads):
+                    use = self.weight_use(value)
+                    shape = use.shape() if use else (value.type.size,)
+                    dtype = TVM_DTYPE[value.type.dtype]
+                    buffer = T.buffer(tuple(map(sizes.expr, shape)), dtype)
+                    buffers[value] = T.arg(f"r{number}", buffer)
+                for name in self.symbols:
+                    T.arg(name, sizes.variable(name))
+                stores = []
+                for number, value in enumerate(self.group.outputs):
+                    count = sizes.expr(value.type.size)
+                    dtype = TVM_DTYPE[value.type.dtype]
+                    stores.append(T.arg(f"w{number}", T.buffer((count,), dtype)))
+                self._body(Evaluator(sizes, buffers), stores, lanes)
+        return builder.get()
+
+    def _body(self, evaluator: Evaluator, stores: list[tirx.Buffer], lanes: int) -> None:
+        group, output = self.group, self.group.outputs[0]
+        if group.kind == "elementwise":
+            emit_elementwise(evaluator, output, stores[0], self.inlined, lanes)
+        elif group.kind == "rows":
+            emit_rows(evaluator, group.anchor, output, stores[0], lanes)
+        elif group.kind == "gemm":
+            assert self.weight is not None
+            packed = evaluator.buffers[self.weight]
+            emit_linear(evaluator, group.anchor, output, stores[0], packed, self.machine)
+        elif group.kind == "attention":
+            emit_attention_group(evaluator, group.anchor, stores[0], self.machine, group.by_rows)
+        elif group.kind == "matmul" and group.anchor.present_operands[0].type.dtype is DType.f32:
+            emit_matmul(evaluator, group.anchor, output, stores[0], self.machine)
+        elif group.kind == "matmul":
+            emit_plain_matmul(evaluator, group.anchor, stores)
+        else:
+            emit_loops(evaluator, group.anchor, stores)
+
+
+def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kernel:
+    """Collect what a group reads, through the values that are computed on the way."""
+    reads: dict[Value, None] = {}
+    inlined: dict[Node, None] = {}
+    own = {v for node in (group.anchor, *group.epilogue) for v in node.results}
+    done: set[Value] = set()
+    packed = group.anchor.operands[1] if group.kind == "gemm" else None
+
+    def visit(roots: Iterable[Value]) -> None:
+        stack = [(v, False) for v in reversed(list(roots))]
+        while stack:
+            value, expanded = stack.pop()
+            if expanded:
+                assert value.producer is not None
+                inlined[value.producer] = None
+                continue
+            if value in done or value in own:
+                continue
+            done.add(value)
+            constant = value.constant
+            if constant is not None and constant.scalar is not None and value is not packed:
+                continue
+            if value in in_memory or constant is not None or value.producer is None:
+                reads[value] = None
+                continue
+            stack.append((value, True))
+            stack.extend((v, False) for v in reversed(value.producer.present_operands))
+
+    for node in (group.anchor, *group.epilogue):
+        visit(node.present_operands)
+        inlined[node] = None
+    nodes = list(inlined)
+    symbols: dict[str, None] = {}
+    values = [*reads, *(v for n in nodes for v in (*n.present_operands, *n.results))]
+    for value in values:
+        symbols.update({s.name: None for s in value.type.symbols()})
+    for node in nodes:
+        for attribute in node.attributes.values():
+            for item in attribute if isinstance(attribute, tuple) else (attribute,):
+                if isinstance(item, DimExpr):
+                    symbols.update({s.name: None for s in symbols_of(item)})
+    return Kernel(group, list(reads), sorted(symbols), nodes, machine)
+
+
+def _attributes(node: Node) -> str:
+    return ", ".join(f"{k}={v}" for k, v in sorted(node.attributes.items()))

@@ -1,0 +1,207 @@
+"""Products of matrices and attention: the schedules' loops around the evaluator's elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.ir import Expr as Prim
+from tvm.tirx.script import builder as T
+
+from tunesmith.ir.dims import DimExpr, product
+from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.target import Machine
+from tunesmith.ir.types import DType
+
+from ..evaluator import Evaluator
+from ..index import Index
+from ..schedule import fastmath
+from ..schedule.attention import emit_attention
+from ..schedule.batch_matmul import emit_batch_matmul
+from ..schedule.gemm import GemmKnobs, GemmWork, default, emit_gemm
+from .scalar import immediate
+
+__all__ = ["emit_attention_group", "emit_linear", "emit_matmul", "linear_knobs"]
+
+_ACTIVATIONS: dict[str, Callable[[Prim], Prim]] = {
+    "none": lambda x: x,
+    "relu": lambda x: tirx.Select(
+        tirx.any(x > immediate(0.0, DType.f32), tirx.NE(x, x)), x, immediate(0.0, DType.f32)
+    ),
+    "gelu": lambda x: x
+    * immediate(0.5, DType.f32)
+    * (fastmath.erf(x * immediate(0.5**0.5, DType.f32)) + immediate(1.0, DType.f32)),
+    "gelu_tanh": lambda x: x
+    * fastmath.sigmoid(
+        (x + x * x * x * immediate(0.044715, DType.f32)) * immediate(1.5957691216057308, DType.f32)
+    ),
+    "gelu_sigmoid": lambda x: x * fastmath.sigmoid(x * immediate(1.702, DType.f32)),
+    "silu": lambda x: x * fastmath.sigmoid(x),
+    "tanh": fastmath.tanh,
+    "sigmoid": fastmath.sigmoid,
+}
+
+
+def _static(size: int | DimExpr) -> int:
+    assert isinstance(size, int)
+    return size
+
+
+def linear_knobs(node: Node, machine: Machine) -> GemmKnobs:
+    """The knobs of a linear layer; its weight is packed by them when the model is compiled."""
+    x, weight = node.present_operands[:2]
+    rows = product(x.type.shape[:-1])
+    inner, cols = map(_static, weight.type.shape)
+    work = GemmWork(rows=rows if isinstance(rows, int) else None, inner=inner, cols=cols)
+    return default(work, machine)
+
+
+def emit_linear(
+    evaluator: Evaluator,
+    node: Node,
+    output: Value,
+    store: tirx.Buffer,
+    packed: tirx.Buffer,
+    machine: Machine,
+) -> None:
+    """`activation((x @ weight) * scale + bias)`, and what is fused behind it."""
+    x, weight = node.present_operands[:2]
+    bias = node.operands[2] if len(node.operands) > 2 else None
+    scale = node.operands[3] if len(node.operands) > 3 else None
+    outer, sizes = x.type.shape[:-1], evaluator.sizes
+    rows = product(outer)
+    inner, cols = map(_static, weight.type.shape)
+    activation = _ACTIVATIONS[str(node.attributes["activation"])]
+
+    def place(row: Prim, column: Prim, width: int) -> Index:
+        if not outer:
+            return Index((((width,), column),), sizes)
+        return Index(((tuple(outer), row), ((width,), column)), sizes)
+
+    def load(row: Prim, k: Prim) -> Prim:
+        return evaluator.fresh().read(x, place(row, k, inner))
+
+    def write(row: Prim, column: Prim, value: Prim) -> None:
+        reader = evaluator.fresh()
+        at = Index((((cols,), column),), sizes)
+        if scale is not None:
+            value = value * reader.read(scale, at.broadcast_to(scale.type.shape))
+        if bias is not None:
+            value = value + reader.read(bias, at.broadcast_to(bias.type.shape))
+        value = activation(value if activation is _ACTIVATIONS["none"] else T.Bind(value))
+        _finish(reader, node, output, store, place(row, column, cols), value)
+
+    emit_gemm(
+        rows=rows if isinstance(rows, int) else sizes.expr(rows),
+        inner=inner,
+        cols=cols,
+        load_a=load,
+        weight=packed,
+        store=write,
+        machine=machine,
+        knobs=linear_knobs(node, machine),
+    )
+
+
+def _finish(
+    reader: Evaluator, node: Node, output: Value, store: tirx.Buffer, index: Index, value: Prim
+) -> None:
+    """Store an element through the epilogue; reshapes keep the row-major place."""
+    if output is node.result:
+        T.buffer_store(store, value, [index.flat()])
+        return
+    bound = T.Bind(value)
+    reader.known[node.result] = lambda _: bound
+    T.buffer_store(
+        store, reader.compute(output, index.reshape_to(output.type.shape)), [index.flat()]
+    )
+
+
+def emit_matmul(
+    evaluator: Evaluator, node: Node, output: Value, store: tirx.Buffer, machine: Machine
+) -> None:
+    """A product of two activations in f32."""
+    x, y = node.present_operands
+    shape, sizes = node.result.type.shape, evaluator.sizes
+    batch = tuple(shape[:-2])
+
+    def operand(value: Value, b: Prim, i: Prim, j: Prim) -> Prim:
+        over = Index(((batch, b),), sizes).broadcast_to(value.type.shape[:-2])
+        last = value.type.shape[-2:]
+        index = Index((*over.segments, ((last[0],), i), ((last[1],), j)), sizes)
+        return evaluator.fresh().read(value, index)
+
+    def write(b: Prim, i: Prim, j: Prim, value: Prim) -> None:
+        index = Index(((batch, b), ((shape[-2],), i), ((shape[-1],), j)), sizes)
+        _finish(evaluator.fresh(), node, output, store, index, value)
+
+    def size(value: int | DimExpr) -> int | Prim:
+        return value if isinstance(value, int) else sizes.expr(value)
+
+    emit_batch_matmul(
+        batch=size(product(batch)),
+        rows=size(shape[-2]),
+        inner=size(x.type.shape[-1]),
+        cols=size(shape[-1]),
+        load_a=lambda b, i, k: operand(x, b, i, k),
+        load_b=lambda b, k, j: operand(y, b, k, j),
+        store=write,
+        machine=machine,
+    )
+
+
+def emit_attention_group(
+    evaluator: Evaluator, node: Node, store: tirx.Buffer, machine: Machine, by_rows: bool
+) -> None:
+    """Attention, its result stored as `[B, H, T, E]`, or `by_rows` as `[B, T, H, E]`."""
+    q, k, v = node.present_operands[:3]
+    mask = node.operands[3] if len(node.operands) > 3 else None
+    batch, heads, queries, width = q.type.shape
+    groups, keys = k.type.shape[1:3]
+    out = v.type.shape[3]
+    sizes = evaluator.sizes
+
+    def reader(value: Value) -> Callable[[Prim, Prim, Prim, Prim], Prim]:
+        return lambda *at: evaluator.fresh().read(value, Index.of(value.type.shape, at, sizes))
+
+    def load_mask(b: Prim, h: Prim, i: Prim, j: Prim) -> Prim:
+        assert mask is not None
+        whole = Index.of((batch, heads, queries, keys), (b, h, i, j), sizes)
+        element = evaluator.fresh().read(mask, whole.broadcast_to(mask.type.shape))
+        if mask.type.dtype is DType.bool:
+            minus = immediate(float("-inf"), DType.f32)
+            return tirx.Select(element, immediate(0.0, DType.f32), minus)
+        return element
+
+    def write(b: Prim, s: Prim, h: Prim, d: Prim, value: Prim) -> None:
+        if by_rows:
+            at = Index.of((batch, queries, heads, out), (b, s, h, d), sizes)
+        else:
+            at = Index.of((batch, heads, queries, out), (b, h, s, d), sizes)
+        T.buffer_store(store, value, [at.flat()])
+
+    def size(value: int | DimExpr) -> int | Prim:
+        return value if isinstance(value, int) else sizes.expr(value)
+
+    offset = node.attributes["offset"]
+    assert isinstance(offset, int | DimExpr)
+    emit_attention(
+        batch=size(batch),
+        heads=_static(heads),
+        kv_heads=_static(groups),
+        queries=size(queries),
+        keys=size(keys),
+        head_size=_static(width),
+        value_size=_static(out),
+        load_q=reader(q),
+        load_k=reader(k),
+        load_v=reader(v),
+        store=write,
+        load_mask=None if mask is None else load_mask,
+        scale=float(node.attributes["scale"]),  # type: ignore[arg-type]  # checked by the operator
+        causal=bool(node.attributes["causal"]),
+        causal_offset=size(offset),
+        softcap=float(node.attributes["softcap"]),  # type: ignore[arg-type]  # likewise
+        masked_row=str(node.attributes["masked_row"]),
+        machine=machine,
+    )

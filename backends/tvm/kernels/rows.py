@@ -1,0 +1,202 @@
+"""Kernels over rows: softmax, normalizations and reductions of the last axis, in f32.
+
+A row is read once into a buffer that stays in the first cache; what follows works on that. Sums
+run in several vectors, so that the order of addition is close to pairwise and latency is hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.ir import Expr as Prim
+from tvm.tirx.script import builder as T
+
+from tunesmith.ir.dims import product
+from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.types import DType
+
+from ..evaluator import Evaluator
+from ..index import Index, int64
+from ..schedule import fastmath
+from .loops import columns, for_each, is_large
+from .scalar import immediate
+
+__all__ = ["emit_rows"]
+
+Combine = Callable[[Prim, Prim], Prim]
+_LOWEST = float("-inf")
+
+
+def emit_rows(
+    evaluator: Evaluator, node: Node, output: Value, store: tirx.Buffer, lanes: int
+) -> None:
+    """Write the kernel of a row operator and its epilogue."""
+    x = node.present_operands[0]
+    shape = x.type.shape
+    outer = shape[:-1]
+    sizes = evaluator.sizes
+
+    def task(row: Prim) -> None:
+        _Row(evaluator, node, output, store, lanes, row).run()
+
+    for_each(product(outer), sizes, is_large(x.type.size), task)
+
+
+class _Row:
+    """One row of a kernel."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        node: Node,
+        output: Value,
+        store: tirx.Buffer,
+        lanes: int,
+        row: Prim,
+    ) -> None:
+        self.evaluator, self.node, self.output, self.store = evaluator, node, output, store
+        self.lanes, self.row = lanes, row
+        self.x = node.present_operands[0]
+        self.outer, self.length = self.x.type.shape[:-1], self.x.type.shape[-1]
+        self.sizes = evaluator.sizes
+        self.total = self.sizes.expr(self.length)
+
+    def run(self) -> None:
+        """Choose the body by the operator."""
+        name = self.node.op.name
+        if name in ("softmax", "log_softmax"):
+            self._softmax(log=name == "log_softmax")
+        elif name in ("layer_norm", "rms_norm"):
+            self._normalize(center=name == "layer_norm")
+        else:
+            self._reduce(name)
+
+    def index(self, column: Prim) -> Index:
+        """The place of a column in a tensor of the shape of `x`."""
+        if not self.outer:
+            return Index((((self.length,), column),), self.sizes)
+        return Index(((tuple(self.outer), self.row), ((self.length,), column)), self.sizes)
+
+    def source(self, column: Prim) -> Prim:
+        """An element of the operand, through what is fused in front."""
+        return self.evaluator.fresh().read(self.x, self.index(column))
+
+    def buffered(self) -> tirx.Buffer:
+        """Room for one row."""
+        return T.alloc_buffer((self.total,), "float32")
+
+    def each(self, body: Callable[[Prim], None]) -> None:
+        """All columns, in vectors and then singly."""
+        columns(self.length, self.lanes, self.sizes, body)
+
+    def fold(self, start: float, combine: Combine, value: Callable[[Prim], Prim]) -> Prim:
+        """Fold `value(column)` over the row: four vectors side by side, then across lanes."""
+        lanes, ways = self.lanes, 4
+        sums = [T.alloc_buffer((lanes,), "float32", scope="local") for _ in range(ways)]
+        for some in sums:
+            with T.vectorized(int64(lanes)) as lane:
+                T.buffer_store(some, immediate(start, DType.f32), [lane])
+        step = lanes * ways
+        wide = tirx.floordiv(self.total, int64(step))
+        with T.serial(wide) as block:
+            for way, some in enumerate(sums):
+                with T.vectorized(int64(lanes)) as lane:
+                    at = block * int64(step) + int64(way * lanes) + lane
+                    T.buffer_store(some, combine(some[lane], value(at)), [lane])
+        begin = T.Bind(wide * int64(step))
+        single = tirx.floordiv(self.total - begin, int64(lanes))
+        with T.serial(single) as block, T.vectorized(int64(lanes)) as lane:
+            at = begin + block * int64(lanes) + lane
+            T.buffer_store(sums[0], combine(sums[0][lane], value(at)), [lane])
+        rest = T.Bind(begin + single * int64(lanes))
+        with T.serial(self.total - rest) as column:
+            T.buffer_store(
+                sums[1], combine(sums[1][int64(0)], value(rest + column)), [int64(0)]
+            )
+        with T.vectorized(int64(lanes)) as lane:
+            pair = combine(combine(sums[0][lane], sums[1][lane]), combine(sums[2][lane], sums[3][lane]))
+            T.buffer_store(sums[0], pair, [lane])
+        result = sums[0][int64(0)]
+        for lane_number in range(1, lanes):
+            result = combine(result, sums[0][int64(lane_number)])
+        return T.Bind(result)
+
+    def write(self, value: Callable[[Prim], Prim]) -> None:
+        """Store a row of results through what is fused behind."""
+        def body(column: Prim) -> None:
+            index = self.index(column)
+            evaluator = self.evaluator.fresh()
+            result = T.Bind(value(column))
+            evaluator.known[self.node.result] = lambda _: result
+            out = index.reshape_to(self.output.type.shape)
+            T.buffer_store(self.store, evaluator.compute(self.output, out), [index.flat()])
+
+        self.each(body)
+
+    def _softmax(self, log: bool) -> None:
+        row = self.buffered()
+        self.each(lambda j: T.buffer_store(row, self.source(j), [j]))
+        peak = self.fold(_LOWEST, tirx.max, lambda j: row[j])
+        if log:
+            total = self.fold(0.0, _add, lambda j: fastmath.exp(row[j] - peak))
+            shift = T.Bind(peak + tirx.log(total))
+            self.write(lambda j: row[j] - shift)
+            return
+        self.each(lambda j: T.buffer_store(row, fastmath.exp(row[j] - peak), [j]))
+        total = self.fold(0.0, _add, lambda j: row[j])
+        scale = T.Bind(immediate(1.0, DType.f32) / total)
+        self.write(lambda j: row[j] * scale)
+
+    def _normalize(self, center: bool) -> None:
+        row = self.buffered()
+        self.each(lambda j: T.buffer_store(row, self.source(j), [j]))
+        count = self.total.astype("float32")
+        operands = self.node.present_operands
+        if center:
+            mean = T.Bind(self.fold(0.0, _add, lambda j: row[j]) / count)
+            self.each(lambda j: T.buffer_store(row, row[j] - mean, [j]))
+        square = self.fold(0.0, _add, lambda j: row[j] * row[j])
+        epsilon = self.node.attributes["epsilon"]
+        assert isinstance(epsilon, float)
+        scale = T.Bind(
+            immediate(1.0, DType.f32) / tirx.sqrt(square / count + immediate(epsilon, DType.f32))
+        )
+
+        def value(column: Prim) -> Prim:
+            reader = self.evaluator.fresh()
+            place = Index((((self.length,), column),), self.sizes)
+            result = row[column] * scale * reader.read(operands[1], place)
+            return result + reader.read(operands[2], place) if len(operands) > 2 else result
+
+        self.write(value)
+
+    def _reduce(self, name: str) -> None:
+        combine, start = {
+            "reduce_sum": (_add, 0.0),
+            "reduce_mean": (_add, 0.0),
+            "reduce_max": (_greater, _LOWEST),
+            "reduce_min": (_lesser, -_LOWEST),
+        }[name]
+        result = self.fold(start, combine, self.source)
+        if name == "reduce_mean":
+            result = T.Bind(result / self.total.astype("float32"))
+        index = Index(((tuple(self.outer), self.row),), self.sizes)
+        evaluator = self.evaluator.fresh()
+        evaluator.known[self.node.result] = lambda _: result
+        out = index.reshape_to(self.output.type.shape)
+        T.buffer_store(self.store, evaluator.compute(self.output, out), [self.row])
+
+
+def _add(x: Prim, y: Prim) -> Prim:
+    return x + y
+
+
+def _greater(x: Prim, y: Prim) -> Prim:
+    return tirx.Select(tirx.any(y > x, tirx.NE(y, y)), y, x)
+
+
+def _lesser(x: Prim, y: Prim) -> Prim:
+    return tirx.Select(tirx.any(y < x, tirx.NE(y, y)), y, x)
+
+

@@ -1,0 +1,123 @@
+"""Graph → Relax module: one `call_tir` a kernel, weights as parameters, shapes as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import relax, tirx
+from tvm.ir import IRModule
+
+from tunesmith.ir.graph import Graph, Value
+from tunesmith.ir.target import Target
+from tunesmith.ir.types import TensorType
+
+from ..base import Lowered
+from .groups import Plan, form_groups
+from .index import Sizes
+from .kernels.kernel import Kernel, WeightUse, build_kernel
+from .kernels.scalar import TVM_DTYPE
+
+__all__ = ["lower_graph"]
+
+
+def lower_graph(graph: Graph, target: Target) -> Lowered:
+    """Form groups, write each distinct kernel once, and call them in order.
+
+    Inside, every tensor is flat; inputs and outputs have their shapes. The parameters of `main`
+    are the inputs of the graph, then the weights, in the order of `Lowered.weights`.
+    """
+    plan = form_groups(graph)
+    kernels = [build_kernel(group, plan.in_memory, target.machine) for group in plan.groups]
+    return _Module(graph, target, plan, kernels).lower()
+
+
+class _Module:
+    """The module while it is written."""
+
+    def __init__(self, graph: Graph, target: Target, plan: Plan, kernels: list[Kernel]) -> None:
+        self.graph, self.target, self.plan, self.kernels = graph, target, plan, kernels
+        self.sizes = Sizes()
+        self.builder = relax.BlockBuilder()
+        self.uses: dict[str, WeightUse] = {}
+        self.functions: dict[str, object] = {}
+        self.table: list[dict[str, object]] = []
+        self.flat: dict[Value, relax.Expr] = {}
+
+    def lower(self) -> Lowered:
+        """Write `main` and the kernels it calls."""
+        for kernel in self.kernels:
+            for value in kernel.reads:
+                use = kernel.weight_use(value)
+                if use is not None:
+                    self.uses.setdefault(use.key, use)
+        params = [relax.Var(f"in{i}", self._type(v)) for i, v in enumerate(self.graph.inputs)]
+        weights: list[tuple[str, NDArray[np.generic]]] = []
+        slots: dict[str, relax.Expr] = {}
+        for number, (key, use) in enumerate(self.uses.items()):
+            dtype = TVM_DTYPE[use.constant.type.dtype]
+            var = relax.Var(f"w{number}", relax.TensorType(use.shape(), dtype))
+            slots[key] = var
+            weights.append((f"w{number}", use.array()))
+        with self.builder.function("main", [*params, *slots.values()]):
+            with self.builder.dataflow():
+                for value, var in zip(self.graph.inputs, params, strict=True):
+                    if any(value in kernel.reads for kernel in self.kernels):
+                        self.flat[value] = self._view(var, (value.type.size,), value.type)
+                for kernel in self.kernels:
+                    self._call(kernel, slots)
+                outputs = [
+                    self.builder.emit_output(self._reshape(self.flat[v], v.type.shape, v.type))
+                    for v in self.graph.outputs
+                ]
+            self.builder.emit_func_output(
+                outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
+            )
+        module: IRModule = self.builder.get()
+        return Lowered(self.graph, self.target, module, weights, self.table)
+
+    def _type(self, value: Value) -> relax.TensorType:
+        shape = [self.sizes.expr(d) for d in value.type.shape]
+        return relax.TensorType(shape, TVM_DTYPE[value.type.dtype])
+
+    def _reshape(self, x: relax.Expr, shape: tuple[object, ...], type: TensorType) -> relax.Expr:
+        dims = [self.sizes.expr(d) for d in shape]  # type: ignore[arg-type]  # dims of a shape
+        return relax.call_pure_packed(
+            "vm.builtin.reshape",
+            x,
+            relax.ShapeExpr(dims),
+            ty_args=relax.TensorType(dims, TVM_DTYPE[type.dtype]),
+        )
+
+    def _view(self, x: relax.Expr, shape: tuple[object, ...], type: TensorType) -> relax.Expr:
+        return self.builder.emit(self._reshape(x, shape, type))
+
+    def _call(self, kernel: Kernel, slots: dict[str, relax.Expr]) -> None:
+        key = kernel.key
+        if key not in self.functions:
+            function = kernel.function().without_attr("global_symbol")
+            name = f"{kernel.group.anchor.op.name}_{len(self.functions)}"
+            self.functions[key] = self.builder.add_func(function, name)
+        arguments: list[relax.Expr | tirx.Var] = []
+        for value in kernel.reads:
+            use = kernel.weight_use(value)
+            arguments.append(self.flat[value] if use is None else slots[use.key])
+        arguments += [self.sizes.variable(name) for name in kernel.symbols]
+        types = [
+            relax.TensorType((self.sizes.expr(v.type.size),), TVM_DTYPE[v.type.dtype])
+            for v in kernel.group.outputs
+        ]
+        called = relax.call_tir(self.functions[key], arguments, types)
+        result = self.builder.emit(called)
+        outputs = kernel.group.outputs
+        for number, value in enumerate(outputs):
+            self.flat[value] = (
+                result if len(outputs) == 1 else self.builder.emit(relax.TupleGetItem(result, number))
+            )
+        self.table.append(
+            {
+                "kernel": str(getattr(self.functions[key], "name_hint", "")),
+                "kind": kernel.group.kind,
+                "nodes": [n.op.name for n in kernel.inlined],
+                "from": kernel.group.anchor.location.name,
+            }
+        )

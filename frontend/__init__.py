@@ -1,0 +1,55 @@
+"""Files and frameworks → graph."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tunesmith.ir.diagnostics import FrontendError
+from tunesmith.ir.graph import Graph
+
+if typing.TYPE_CHECKING:
+    import onnx
+
+__all__ = ["import_model"]
+
+
+def import_model(
+    source: str | Path | onnx.ModelProto | Graph,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, tuple[int, int] | int] | None = None,
+) -> Graph:
+    """Read a model: an `.onnx` file or object, or a graph in `.nir` text.
+
+    `shapes` fixes the shape of an input, `dims` a named size (`batch=1`) or its bounds
+    (`batch=(1, 8)`). A graph is handed back as it is.
+    """
+    if isinstance(source, Graph):
+        if shapes or dims:
+            raise FrontendError("`shapes` and `dims` belong to the import of a file, not of a graph")
+        return source
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.suffix == ".nir":
+            return _read_text(path, bool(shapes or dims))
+        if path.suffix in (".pt2", ".pt", ".pth"):
+            raise FrontendError(
+                f"`{path.name}` is a PyTorch file", hint="export it with torch.onnx.export"
+            )
+    from .onnx_import import import_onnx
+
+    return import_onnx(source, shapes=shapes or {}, dims=dims or {})
+
+
+def _read_text(path: Path, fixes: bool) -> Graph:
+    if fixes:
+        raise FrontendError("`shapes` and `dims` do not apply to text: its types say the sizes")
+    from tunesmith.ir.text import parse_graph
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FrontendError(f"cannot read `{path}`: {error}") from error
+    return parse_graph(text, str(path))

@@ -1,0 +1,109 @@
+"""The builder of imported graphs: symbols that an operator needs equal are made equal first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tunesmith.ir.builder import Builder
+from tunesmith.ir.dims import Dim, bounds
+from tunesmith.ir.graph import Graph, Value
+from tunesmith.ir.ops import Attribute, OpDef
+from tunesmith.ir.types import Shape, TensorType
+from tunesmith.ir.types import broadcast as common_shape
+
+from .onnx_shapes import Facts
+
+__all__ = ["ImportBuilder"]
+
+
+class ImportBuilder(Builder):
+    """A builder that knows the facts about symbols, and adds to them by raising `Learned`.
+
+    Two inputs of a model often have different names for one size (`batch`, `batch_1`); an
+    operator that joins them tells.
+    """
+
+    def __init__(self, graph: Graph, facts: Facts) -> None:
+        super().__init__(graph)
+        self.facts = facts
+
+    def emit_values(
+        self, op: OpDef, operands: Sequence[Value | None], attributes: Mapping[str, Attribute]
+    ) -> list[Value]:
+        """Write one node; symbols that it needs equal become so."""
+        types = [None if value is None else value.type for value in operands]
+        try:
+            self._reconcile(op, types, attributes)
+        except ValueError:
+            pass  # inference says it better
+        return super().emit_values(op, operands, attributes)
+
+    def equate(self, a: Dim, b: Dim) -> None:
+        """Make two sizes one; `ValueError` if they are not."""
+        if a != b:
+            if isinstance(a, int) and isinstance(b, int):
+                raise ValueError(f"{a} is not {b}")
+            self.facts.equate(a, b, f"{self.location} needs equal sizes {a} and {b}")
+
+    def broadcast(self, *shapes: Shape) -> Shape:
+        """The shape that broadcasting gives, after making symbols equal."""
+        rank = max(map(len, shapes), default=0)
+        for axis in range(rank):
+            sizes = [s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0]
+            kept = list(dict.fromkeys(size for size in sizes if size != 1))
+            for other in kept[1:]:
+                self.equate(kept[0], other)
+        return common_shape(*shapes)
+
+    def _all(self, a: Shape, b: Shape) -> None:
+        for x, y in zip(a, b, strict=False):
+            self.equate(x, y)
+
+    def _reconcile(
+        self, op: OpDef, types: list[TensorType | None], attributes: Mapping[str, Attribute]
+    ) -> None:
+        shapes = [t.shape for t in types if t is not None]
+        if op.name == "linear" or not shapes:
+            return
+        if "elementwise" in op.traits or op.name == "rotary":
+            if len(shapes) > 1:
+                self.broadcast(*shapes)
+        elif op.name == "matmul":
+            x, y = shapes
+            self.equate(x[-1], y[-2])
+            self.broadcast(x[:-2], y[:-2])
+        elif op.name == "concat":
+            axis = attributes["axis"]
+            assert isinstance(axis, int)
+            for other in shapes[1:]:
+                for i, (a, b) in enumerate(zip(shapes[0], other, strict=True)):
+                    if i != axis % len(other):
+                        self.equate(a, b)
+        elif op.name == "expand":
+            shape = attributes["shape"]
+            assert isinstance(shape, tuple)
+            self.broadcast(shapes[0], shape)  # type: ignore[arg-type]  # a tuple of sizes
+        elif op.name == "reshape":
+            shape = attributes["shape"]
+            assert isinstance(shape, tuple) and types[0] is not None
+            self.equate(types[0].size, TensorType(types[0].dtype, shape).size)  # type: ignore[arg-type]  # a tuple of sizes
+        elif op.name in ("layer_norm", "rms_norm"):
+            for weight in shapes[1:]:
+                self.equate(shapes[0][-1], weight[-1])
+        elif op.name == "attention":
+            self._attention(shapes)
+        elif op.name == "conv":
+            channels = shapes[1][1] * int(str(attributes.get("groups", 1)))
+            self.equate(shapes[0][1], channels)
+
+    def _attention(self, shapes: list[Shape]) -> None:
+        q, k, v = shapes[:3]
+        self.equate(q[3], k[3])
+        self._all(k[:3], v[:3])
+        self.equate(q[0], k[0])
+        for mask in shapes[3:]:
+            self.broadcast((q[0], q[1], q[2], k[2]), mask)
+
+    def is_positive(self, size: Dim) -> bool:
+        """Whether a size is at least 1 for all sizes that the symbols can have."""
+        return bounds(size)[0] >= 1

@@ -1,0 +1,56 @@
+"""Nodes that rules write often, left out where they would change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tunesmith.ir.dims import Dim, product
+from tunesmith.ir.ops import Expr
+from tunesmith.ir.opset import cast, expand, reshape, slice_, transpose
+from tunesmith.ir.types import DType, Shape
+
+__all__ = ["cast_to", "expand_to", "flatten_to", "index_axis", "permute", "reshape_to", "slice_to"]
+
+
+def cast_to(x: Expr, dtype: DType) -> Expr:
+    """`x` with elements of another type."""
+    return x if x.dtype is dtype else cast(x, dtype=dtype)  # type: ignore[no-any-return]
+
+
+def reshape_to(x: Expr, shape: Iterable[Dim]) -> Expr:
+    """`x` in another shape."""
+    shape = tuple(shape)
+    return x if x.shape == shape else reshape(x, shape=shape)  # type: ignore[no-any-return]
+
+
+def expand_to(x: Expr, shape: Iterable[Dim]) -> Expr:
+    """`x` repeated up to a shape."""
+    shape = tuple(shape)
+    return x if x.shape == shape else expand(x, shape=shape)  # type: ignore[no-any-return]
+
+
+def permute(x: Expr, perm: Iterable[int]) -> Expr:
+    """`x` with its axes permuted."""
+    perm = tuple(perm)
+    if perm == tuple(range(len(x.shape))):
+        return x
+    return transpose(x, perm=perm)  # type: ignore[no-any-return]
+
+
+def slice_to(x: Expr, axis: int, start: Dim, stop: Dim, step: int = 1) -> Expr:
+    """A part of one axis; both ends lie within it."""
+    if start == 0 and stop == x.shape[axis] and step == 1:
+        return x
+    return slice_(x, axis=axis, start=start, stop=stop, step=step)  # type: ignore[no-any-return]
+
+
+def index_axis(x: Expr, axis: int, place: Dim) -> Expr:
+    """The slice at one place of an axis, without the axis."""
+    shape = x.shape
+    found = slice_to(x, axis, place, place + 1)
+    return reshape_to(found, (*shape[:axis], *shape[axis + 1 :]))
+
+
+def flatten_to(shape: Shape, axis: int) -> tuple[Dim, Dim]:
+    """The two sizes that remain if the axes before `axis`, and those from it on, become one."""
+    return product(shape[:axis]), product(shape[axis:])

@@ -1,0 +1,177 @@
+"""Elementwise arithmetic, comparisons and logic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from tunesmith.ir import opset as ops
+from tunesmith.ir.ops import Expr, OpDef
+from tunesmith.ir.types import DType
+
+from ..onnx_call import Call, Result, Rule, Table
+from .building import cast_to
+
+__all__ = ["MATH"]
+
+
+def unary(operator: OpDef) -> Rule:
+    """An operator of one operand that is a primitive."""
+    return lambda call: operator(call.x())  # type: ignore[no-any-return]
+
+
+def binary(operator: OpDef) -> Rule:
+    """An operator of two operands that is a primitive."""
+    return lambda call: operator(call.x(0), call.x(1))  # type: ignore[no-any-return]
+
+
+def _variadic(operator: OpDef) -> Rule:
+    def rule(call: Call) -> Result:
+        found = call.x(0)
+        for other in call.all()[1:]:
+            found = operator(found, other)
+        return found
+
+    return rule
+
+
+def _mean(call: Call) -> Result:
+    found = call.x(0)
+    for other in call.all()[1:]:
+        found = found + other
+    return found / len(call.inputs) if len(call.inputs) > 1 else found
+
+
+def _integer_or(operator: OpDef) -> Rule:
+    """A rounding operator, which leaves integers as they are."""
+    return lambda call: call.x() if call.dtype().is_integer else operator(call.x())
+
+
+def _pow(call: Call) -> Result:
+    base, exponent = call.x(0), call.tensor(1)
+    if exponent.type.dtype is base.dtype:
+        return ops.pow_(base, exponent.expr)  # type: ignore[no-any-return]
+    if base.dtype.is_float or not exponent.type.dtype.is_float:
+        return ops.pow_(base, cast_to(exponent.expr, base.dtype))  # type: ignore[no-any-return]
+    wide = exponent.type.dtype
+    return cast_to(ops.pow_(cast_to(base, wide), exponent.expr), base.dtype)
+
+
+def _mod(call: Call) -> Result:
+    x, y = call.x(0), call.x(1)
+    if not call.int("fmod", 0):
+        return ops.mod(x, y)  # type: ignore[no-any-return]
+    if x.dtype in (DType.u8, DType.u16, DType.u32, DType.u64):
+        return ops.mod(x, y)  # type: ignore[no-any-return]
+    return ops.sign(x) * ops.mod(ops.abs_(x), ops.abs_(y))  # type: ignore[no-any-return]
+
+
+def _isinf(call: Call) -> Result:
+    x = call.x()
+    low, high = call.int("detect_negative", 1), call.int("detect_positive", 1)
+    if low and high:
+        return ops.isinf(x)  # type: ignore[no-any-return]
+    if low or high:
+        return ops.equal(x, inf if high else -inf)  # type: ignore[no-any-return]
+    return ops.not_equal(x, x) if not x.dtype.is_float else ops.logical_and(ops.isinf(x), False)  # type: ignore[no-any-return]
+
+
+def _cast(call: Call) -> Result:
+    if call.operator == "CastLike":
+        return cast_to(call.x(0), call.dtype(1))
+    return cast_to(call.x(0), call.element("to"))
+
+
+def _where(call: Call) -> Result:
+    return ops.where(call.x(0), call.x(1), call.x(2))  # type: ignore[no-any-return]
+
+
+def _bitshift(call: Call) -> Result:
+    x, y = call.x(0), call.x(1)
+    bits = x.dtype.bytes * 8
+    inside = ops.less(y, bits)
+    power = ops.pow_(ops.where(inside, x * 0 + 2, 1), ops.where(inside, y, 0))
+    shifted = ops.div(x, power) if call.str("direction") == "RIGHT" else x * power
+    return ops.where(inside, shifted, 0)  # type: ignore[no-any-return]
+
+
+def _by(function: Callable[[Expr], Expr]) -> Rule:
+    return lambda call: function(call.x())
+
+
+def _sinh(x: Expr) -> Expr:
+    return (ops.exp(x) - ops.exp(-x)) * 0.5  # type: ignore[no-any-return]
+
+
+def _cosh(x: Expr) -> Expr:
+    return (ops.exp(x) + ops.exp(-x)) * 0.5  # type: ignore[no-any-return]
+
+
+def _asinh(x: Expr) -> Expr:
+    size = ops.abs_(x)
+    return ops.sign(x) * ops.log(size + ops.sqrt(size * size + 1.0))  # type: ignore[no-any-return]
+
+
+def _acosh(x: Expr) -> Expr:
+    return ops.log(x + ops.sqrt(x * x - 1.0))  # type: ignore[no-any-return]
+
+
+def _atanh(x: Expr) -> Expr:
+    return ops.log((x + 1.0) / (1.0 - x)) * 0.5  # type: ignore[no-any-return]
+
+
+def _tan(x: Expr) -> Expr:
+    return ops.sin(x) / ops.cos(x)  # type: ignore[no-any-return]
+
+
+MATH: Table = {
+    "Abs": ((1, unary(ops.abs_)),),
+    "Acosh": ((9, _by(_acosh)),),
+    "Add": ((7, binary(ops.add)),),
+    "And": ((7, binary(ops.logical_and)),),
+    "Asinh": ((9, _by(_asinh)),),
+    "Atanh": ((9, _by(_atanh)),),
+    "BitShift": ((11, _bitshift),),
+    "BitwiseAnd": ((18, binary(ops.bitwise_and)),),
+    "BitwiseNot": ((18, unary(ops.bitwise_not)),),
+    "BitwiseOr": ((18, binary(ops.bitwise_or)),),
+    "BitwiseXor": ((18, binary(ops.bitwise_xor)),),
+    "Cast": ((6, _cast),),
+    "CastLike": ((15, _cast),),
+    "Ceil": ((1, _integer_or(ops.ceil)),),
+    "Cos": ((7, unary(ops.cos)),),
+    "Cosh": ((9, _by(_cosh)),),
+    "Div": ((7, binary(ops.div)),),
+    "Equal": ((7, binary(ops.equal)),),
+    "Erf": ((9, unary(ops.erf)),),
+    "Exp": ((1, unary(ops.exp)),),
+    "Floor": ((1, _integer_or(ops.floor)),),
+    "Greater": ((7, binary(ops.greater)),),
+    "GreaterOrEqual": ((12, binary(ops.greater_equal)),),
+    "IsInf": ((10, _isinf),),
+    "IsNaN": ((9, unary(ops.isnan)),),
+    "Less": ((7, binary(ops.less)),),
+    "LessOrEqual": ((12, binary(ops.less_equal)),),
+    "Log": ((1, unary(ops.log)),),
+    "Max": ((6, _variadic(ops.maximum)),),
+    "Mean": ((6, _mean),),
+    "Min": ((6, _variadic(ops.minimum)),),
+    "Mod": ((10, _mod),),
+    "Mul": ((7, binary(ops.mul)),),
+    "Neg": ((1, unary(ops.neg)),),
+    "Not": ((1, unary(ops.logical_not)),),
+    "Or": ((7, binary(ops.logical_or)),),
+    "Pow": ((7, _pow),),
+    "Reciprocal": ((1, unary(ops.reciprocal)),),
+    "Round": ((11, _integer_or(ops.round_)),),
+    "Sign": ((9, unary(ops.sign)),),
+    "Sin": ((7, unary(ops.sin)),),
+    "Sinh": ((9, _by(_sinh)),),
+    "Sqrt": ((1, unary(ops.sqrt)),),
+    "Sub": ((7, binary(ops.sub)),),
+    "Sum": ((6, _variadic(ops.add)),),
+    "Tan": ((7, _by(_tan)),),
+    "Tanh": ((1, unary(ops.tanh)),),
+    "Where": ((9, _where),),
+    "Xor": ((7, binary(ops.logical_xor)),),
+}

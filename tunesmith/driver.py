@@ -1,0 +1,182 @@
+"""Where every layer meets: a model becomes an artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.frontend import import_model
+from tunesmith.ir.dims import Dim
+from tunesmith.ir.graph import Graph, Value
+from tunesmith.passes.base import Note, PassContext
+from tunesmith.passes.pipeline import Pipeline
+from tunesmith.presets import PRESETS
+from tunesmith.runtime.artifact import Artifact
+from tunesmith.runtime.manifest import Manifest, SymbolSpec, TargetSpec, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from tunesmith.backends.base import Lowered
+
+__all__ = ["compile_model", "optimize"]
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage, and what the user is told while they pass."""
+
+    progress: Progress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and announce it."""
+        if self.progress is not None:
+            self.progress(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def optimize(graph: Graph, pipeline: str, context: PassContext) -> Graph:
+    """Run a pipeline (a preset or the text of one) over a graph, in place."""
+    Pipeline.parse(PRESETS.get(pipeline, pipeline)).run(graph, context)
+    return graph
+
+
+def compile_model(
+    source: str | Path | onnx.ModelProto | Graph,
+    *,
+    target: str = "host",
+    preset: str = "O2",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, tuple[int, int] | int] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile a model to an artifact, which `save` writes and `tunesmith.runtime.load` runs.
+
+    Args:
+        source: an ONNX file or object, a `.nir` text, or a graph (which is changed).
+        target: `host`, or a name from `tunesmith targets`.
+        preset: `O0` … `O3`, or the text of a pipeline.
+        shapes: fixed shapes by input; then the code is for just these.
+        dims: fixed sizes or bounds (`(1, 8)`) by the name of a dynamic axis.
+        threads: cores to schedule for; by default as many as the target has.
+        progress: called with the name of each stage when it begins.
+
+    Raises:
+        CompilerError: one of its kinds, with where it happened and what to do.
+    """
+    from tunesmith.backends.targets import find_target
+
+    clock = _Clock(progress)
+    where = find_target(target, threads)
+    with clock.stage("import"):
+        graph = import_model(source, shapes=shapes, dims=dims)
+        before = len(graph)
+    context = PassContext(target=where)
+    with clock.stage("optimize"):
+        optimize(graph, preset, context)
+        after = sum(node.op.name != "constant" for node in graph.nodes)
+        interface = _interface(graph)
+    from tunesmith.backends.tvm.compile import TvmBackend
+    from tunesmith.ir.text import print_graph
+
+    text = print_graph(graph)
+    backend = TvmBackend()
+    with clock.stage("lower"):
+        lowered = backend.lower(graph, where)
+    with clock.stage("build"):
+        library = backend.build(lowered)
+    manifest = Manifest(
+        name=Path(source).stem if isinstance(source, str | Path) else graph.name,
+        inputs=interface[0],
+        outputs=interface[1],
+        symbols=interface[2],
+        target=TargetSpec(where.triple, where.cpu, where.features, where.machine.cores),
+        versions=_versions(),
+        source_sha256=_source_hash(source),
+        pipeline=PRESETS.get(preset, preset),
+        passes=tuple(_note(n) for n in context.notes),
+        entry=library.entry,
+        report=_report(before, after, context.notes, lowered, clock.seconds),
+    )
+    return Artifact(
+        manifest=manifest,
+        library=library.code,
+        weights=dict(lowered.weights),
+        graph=text,
+    )
+
+
+def _interface(
+    graph: Graph,
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[SymbolSpec, ...]]:
+    def spec(name: str, value: Value) -> TensorSpec:
+        dims = tuple(_dim(size) for size in value.type.shape)
+        return TensorSpec(name, value.type.dtype.numpy.name, dims)
+
+    inputs = tuple(spec(v.name, v) for v in graph.inputs)
+    outputs = tuple(
+        spec(name, v) for name, v in zip(graph.output_names, graph.outputs, strict=True)
+    )
+    symbols = tuple(SymbolSpec(s.name, s.low, s.high or None) for s in graph.symbols().values())
+    return inputs, outputs, symbols
+
+
+def _dim(size: Dim) -> int | str:
+    return size if isinstance(size, int) else str(size)
+
+
+def _versions() -> dict[str, str]:
+    from tunesmith import __version__
+    from tunesmith.runtime.tvm_module import package_versions
+
+    return {"tunesmith": __version__, **package_versions()}
+
+
+def _source_hash(source: object) -> str:
+    if not isinstance(source, str | Path):
+        return ""
+    state = hashlib.sha256()
+    with Path(source).open("rb") as file:
+        while chunk := file.read(1 << 22):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def _note(note: Note) -> dict[str, object]:
+    return {
+        "pass": note.pass_name,
+        "kind": note.kind,
+        "what": note.what,
+        "where": note.where,
+        "reason": note.reason,
+    }
+
+
+def _report(
+    before: int, after: int, notes: Sequence[Note], lowered: Lowered, seconds: Mapping[str, float]
+) -> dict[str, object]:
+    fused = Counter(n.what for n in notes if n.kind == "match")
+    return {
+        "nodes_before": before,
+        "nodes_after": after,
+        "fused": dict(sorted(fused.items())),
+        "near_misses": [_note(n) for n in notes if n.kind == "near-miss"],
+        "kernels": len(lowered.kernels),
+        "kernel_table": lowered.kernels,
+        "seconds": dict(seconds),
+    }
