@@ -192,11 +192,11 @@ class Call:
         return int(found.i)
 
     def float(self, name: str, default: float | None = None) -> float:
-        """A number attribute, rounded to single precision as the file holds it."""
+        """A number attribute: the shortest decimal that has its single-precision value."""
         found = self._attribute(name, AttributeProto.FLOAT)
         if found is None:
             return self._default(name, default)
-        return float(found.f)
+        return float(str(np.float32(found.f)))
 
     def str(self, name: str, default: str | None = None) -> str:
         """A text attribute."""

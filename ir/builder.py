@@ -67,7 +67,8 @@ class Builder:
 
     def literal(self, value: Scalar, like: Expr) -> Expr:
         """A rank-0 constant of the element type of `like`."""
-        return self.constant(np.asarray(value, dtype=like.dtype.numpy))
+        with np.errstate(over="ignore"):  # the lowest f32, in f16, is -inf
+            return self.constant(np.asarray(value).astype(like.dtype.numpy))
 
     def emit(
         self, op: OpDef, operands: Sequence[Expr | None], attributes: Mapping[str, Attribute]

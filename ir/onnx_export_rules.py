@@ -1,8 +1,9 @@
 """The ONNX nodes for each primitive: a table from its name to a rule.
 
-A rule lists the element types that ONNX Runtime 1.31 computes on a CPU. Others are computed in a
-wider type between casts, which gives the same bits for integers (they wrap) and at least the
-same precision for floats.
+A rule lists the element types that ONNX Runtime 1.31 computes on a CPU. Others are computed in
+another type between casts: the same bits for integers (they wrap; but u64 above 2**63 compares and
+divides as i64), the rounding of f32 for bf16, and f32 for the f64 of `erf`, `conv`, `average_pool`.
+ONNX Runtime itself lets NaN lose in `reduce_max`, `topk`, `argmax` and `max_pool`.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def weighs_values(softmax: Node) -> tuple[Node, str]:
         elif node.op.name not in ("cast", "reshape"):
             raise Refused(f"the probabilities go to `{node.op.name}`, not to a product with values")
         value = node.result
-    raise Refused("the probabilities are read elsewhere")
+    raise AssertionError("a chain of readers ends at the terminator")
 
 
 def _downwards(value: Value) -> Iterator[Node]:
@@ -199,8 +199,6 @@ class _Peeler:
             node = value.producer
             if node is None:
                 raise Refused(f"the scores are the input `%{value.name}`, not a product")
-            if value.type.rank < 2:
-                raise Refused("the scores are a vector")
             if len(value.users) != 1:
                 others = [n.op.name for n in value.user_nodes if n is not self.reader]
                 names = ", ".join(f"`{name}`" for name in others) or f"`{self.reader.op.name}`"

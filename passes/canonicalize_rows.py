@@ -40,7 +40,8 @@ def sink_reshape(node: Node, build: Builder) -> Expr | None:
     if not _others_fit(node, sources) or node.result.type.rank != 2:
         return None
     operands = [old if new is None else new for old, new in zip(node.operands, sources, strict=True)]
-    (result,) = build.emit_values(node.op, operands, node.attributes)
+    attributes = {**node.attributes, "axis": -1} if node.op.name == "softmax" else node.attributes
+    (result,) = build.emit_values(node.op, operands, attributes)
     return reshape(Expr(build, result), shape=node.result.type.shape)  # type: ignore[no-any-return]
 
 

@@ -203,7 +203,7 @@ def _match(term: Term | None, value: Value | None, match: Match, search: Search)
             if scalar is None:
                 search.stopped(match, f"`%{value.name}` is not a constant of one element")
                 return
-            found = _fill(wanted, scalar, match, value.type.dtype)
+            found = _fill(wanted, _short(scalar, value.type.dtype), match, value.type.dtype)
             if found is None:
                 search.stopped(match, f"`%{value.name}` is {scalar}, not {_text(wanted)}")
             else:
@@ -279,6 +279,13 @@ def _fill(wanted: object, value: Attribute, match: Match, dtype: DType) -> Match
     if wanted.name in match.attributes:
         return match if _equal(match.attributes[wanted.name], value, dtype) else None
     return replace(match, attributes={**match.attributes, wanted.name: value})
+
+
+def _short(value: Scalar, dtype: DType) -> Scalar:
+    """The shortest decimal that rounds to the element: 1e-05, not 9.999999747378752e-06."""
+    if isinstance(value, float) and dtype in (DType.f32, DType.f16) and np.isfinite(value):
+        return float(str(dtype.numpy.type(value)))
+    return value
 
 
 def _equal(wanted: object, value: object, dtype: DType) -> bool:

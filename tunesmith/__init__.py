@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tunesmith.ir.target import Target
     from tunesmith.runtime import Artifact, load
 
+    __version__: str
+
 __all__ = ["Artifact", "Graph", "Target", "compile_model", "import_model", "load"]
 
 # Nothing is imported before it is asked for: `import tunesmith` costs no NumPy.

@@ -71,6 +71,28 @@ class Stop(Instrument):
             raise Stopped
 
 
+@dataclass
+class StartClock(Instrument):
+    """Starts a timer: stands last."""
+
+    timer: Time
+
+    def before(self, step: Step, graph: Graph) -> None:
+        """Start."""
+        self.timer.before(step, graph)
+
+
+@dataclass
+class EndClock(Instrument):
+    """Stops a timer: stands first."""
+
+    timer: Time
+
+    def after(self, step: Step, graph: Graph, changed: bool) -> None:
+        """Stop."""
+        self.timer.after(step, graph, changed)
+
+
 def opt_command(model: Path, options: Options) -> None:
     """Import, run the passes, and write the graph."""
     shapes, dims = parse_shapes(options.shapes), parse_dims(options.dims)
@@ -89,7 +111,8 @@ def opt_command(model: Path, options: Options) -> None:
     graph = import_model(model, shapes=shapes or None, dims=dims or None)
     context = PassContext(target=find_target(options.target))
     timer = Time()
-    instruments = [*_instruments(options, graph), *([timer] if options.time else [])]
+    # The clock starts after the other instruments looked, and stops before they look again.
+    instruments = [EndClock(timer), *_instruments(options, graph), StartClock(timer)]
     stop = None if options.stop_after is None else Stop(options.stop_after)
     if stop is not None:
         instruments.append(stop)
@@ -114,7 +137,7 @@ def _pipeline(options: Options) -> Pipeline:
         return Pipeline.parse(options.pipeline)
     from tunesmith.presets import PRESETS
 
-    return PRESETS[f"O{options.level}"]
+    return Pipeline.parse(PRESETS[f"O{options.level}"])
 
 
 def _instruments(options: Options, graph: Graph) -> Iterator[Instrument]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import typer
@@ -89,8 +89,7 @@ def load_tokenizer() -> Tokenizer:
     tokenizer = tokenizers.Tokenizer.from_file(str(_sample("minilm-tokenizer")))
     tokenizer.enable_truncation(DIMS["sequence"][1])
     tokenizer.enable_padding()
-    found: Tokenizer = tokenizer
-    return found
+    return cast("Tokenizer", tokenizer)
 
 
 def _sample(name: str) -> Path:

@@ -31,6 +31,8 @@ _O1 = (
 # O2: everything.
 _O2 = (
     _TIDY,  # patterns see one form of each thing
+    "convert-patch-conv",  # the transposes it writes meet those of the model
+    _TIDY,
     "fuse-softmax",  # before attention, which is built around it
     "fuse-layer-norm",
     "fuse-rms-norm",

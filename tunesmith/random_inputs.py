@@ -22,7 +22,16 @@ Array = NDArray[np.generic]
 ID_BOUND = 100  # ids are below this, unless the size of the embedding is known
 _OPEN = 64  # stands in for an upper bound where there is none
 _TYPICAL = 128
-_KEEPS_ELEMENTS = ("cast", "reshape", "transpose", "broadcast_to", "expand", "slice", "where", "add")
+_KEEPS_ELEMENTS = (
+    "cast",
+    "reshape",
+    "transpose",
+    "broadcast_to",
+    "expand",
+    "slice",
+    "where",
+    "add",
+)
 
 
 def make_inputs(

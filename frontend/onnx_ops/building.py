@@ -20,7 +20,12 @@ def cast_to(x: Expr, dtype: DType) -> Expr:
 def reshape_to(x: Expr, shape: Iterable[Dim]) -> Expr:
     """`x` in another shape."""
     shape = tuple(shape)
-    return x if x.shape == shape else reshape(x, shape=shape)  # type: ignore[no-any-return]
+    if x.shape == shape:
+        return x
+    node = x.value.producer
+    if node is not None and node.op is reshape:  # the last of two counts
+        return reshape_to(Expr(x.emitter, node.operands[0]), shape)
+    return reshape(x, shape=shape)  # type: ignore[no-any-return]
 
 
 def expand_to(x: Expr, shape: Iterable[Dim]) -> Expr:

@@ -25,6 +25,20 @@ def binary(operator: OpDef) -> Rule:
     return lambda call: operator(call.x(0), call.x(1))  # type: ignore[no-any-return]
 
 
+def _logic(operator: OpDef, neutral: bool) -> Rule:
+    """`and` or `or`, without an operand that changes nothing."""
+
+    def rule(call: Call) -> Result:
+        x, y = call.x(0), call.x(1)
+        for one, other in ((x, y), (y, x)):
+            array = one.value.constant
+            if array is not None and array.scalar is neutral and len(one.shape) <= len(other.shape):
+                return other
+        return operator(x, y)  # type: ignore[no-any-return]
+
+    return rule
+
+
 def _variadic(operator: OpDef) -> Rule:
     def rule(call: Call) -> Result:
         found = call.x(0)
@@ -128,7 +142,7 @@ MATH: Table = {
     "Abs": ((1, unary(ops.abs_)),),
     "Acosh": ((9, _by(_acosh)),),
     "Add": ((7, binary(ops.add)),),
-    "And": ((7, binary(ops.logical_and)),),
+    "And": ((7, _logic(ops.logical_and, True)),),
     "Asinh": ((9, _by(_asinh)),),
     "Atanh": ((9, _by(_atanh)),),
     "BitShift": ((11, _bitshift),),
@@ -160,7 +174,7 @@ MATH: Table = {
     "Mul": ((7, binary(ops.mul)),),
     "Neg": ((1, unary(ops.neg)),),
     "Not": ((1, unary(ops.logical_not)),),
-    "Or": ((7, binary(ops.logical_or)),),
+    "Or": ((7, _logic(ops.logical_or, False)),),
     "Pow": ((7, _pow),),
     "Reciprocal": ((1, unary(ops.reciprocal)),),
     "Round": ((11, _integer_or(ops.round_)),),

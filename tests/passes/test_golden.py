@@ -42,7 +42,7 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
     update = bool(request.config.getoption("--update-golden", default=False))
     written = []
     for case in body.rstrip("\n").split(SPLIT):
-        before, arrow, expected = case.partition(ARROW)
+        before, arrow, expected = f"{case}\n".partition(ARROW)
         after, changed = _run(before, pipeline)
         if expected.strip() == "unchanged":
             assert not any(changed), f"{path.name}: this case must not change\n{before}\n=>\n{after}"

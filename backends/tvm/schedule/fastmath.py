@@ -49,9 +49,7 @@ def _i(value: int) -> Expr:
 def _named(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     """Return `body` of a variable that holds `value`, which is so computed once.
 
-    A statement, not a `Let` expression: TVM's common subexpression elimination moves terms out of
-    the scope of a `Let`, now and then, which is wrong code. Outside of an IR builder `value` is
-    repeated instead.
+    Outside of an IR builder there is no place for a variable, and `value` is repeated instead.
     """
     return body(T.Bind(value) if IRBuilder.is_in_scope() else value)
 
@@ -74,18 +72,20 @@ def _power_of_two(n: Expr) -> Expr:
 
 
 def _exp_reduced(x: Expr, scale: Callable[[Expr, Expr], Expr]) -> Expr:
-    """Write `exp(x)` as `y * 2^n` with `|log y| <= log(2) / 2` and return `scale(y, n)`."""
+    """Write `exp(x)` as `y * 2^n` with `|log y| <= log(2) / 2` and return `scale(y, n)`.
 
-    def reduced(shifted: Expr) -> Expr:
-        n = shifted - _f(_ROUND)
-        return _named(x - n * _f(0.693359375) - n * _f(-2.12194440e-4), lambda r: finish(r, shifted))
+    `floor` rounds, not the usual addition and subtraction of `_ROUND`: TVM would cancel those.
+    """
 
-    def finish(r: Expr, shifted: Expr) -> Expr:
+    def reduced(n: Expr) -> Expr:
+        return _named(x - n * _f(0.693359375) - n * _f(-2.12194440e-4), lambda r: finish(r, n))
+
+    def finish(r: Expr, n: Expr) -> Expr:
         y = _polynomial(r, _EXP) * (r * r) + r + _f(1.0)
-        bits = T.reinterpret("int32", shifted) - _i(_ROUND_BITS)
-        return _named(bits, lambda n: scale(y, n))
+        bits = T.reinterpret("int32", n + _f(_ROUND)) - _i(_ROUND_BITS)  # a cast, safe for NaN
+        return _named(bits, lambda whole: scale(y, whole))
 
-    return _named(x * _f(1.44269504088896341) + _f(_ROUND), reduced)
+    return _named(T.floor(x * _f(1.44269504088896341) + _f(0.5)), reduced)
 
 
 def exp(x: Expr) -> Expr:
@@ -172,9 +172,8 @@ def log(x: Expr) -> Expr:
         square = r * r
         y = _polynomial(r, _LOG) * r * square + n * _f(-2.12194440e-4) - _f(0.5) * square + r
         y = y + n * _f(0.693359375)
-        infinite = v > _f(3.4028234e38)
-        edge = Select(v < _f(0.0), _f(float("nan")), Select(infinite, v, y))
-        edge = Select(T.isnan(v), v, edge)
-        return Select(v == _f(0.0), _f(float("-inf")), edge)
+        nan, lowest = _f(float("nan")), _f(float("-inf"))
+        edge = Select(v == _f(0.0), lowest, Select(v < _f(0.0), nan, v))  # else v is NaN
+        return Select(v > _f(0.0), Select(v > _f(3.4028234e38), v, y), edge)
 
     return _named(x, reduced)

@@ -1,0 +1,161 @@
+"""Operators of ONNX Runtime's own domain that its transformer tools write."""
+
+from __future__ import annotations
+
+from tunesmith.ir import opset as ops
+from tunesmith.ir.dims import exact_div
+from tunesmith.ir.ops import Expr
+from tunesmith.ir.types import DType
+
+from ..onnx_call import Call, Result, Rule, Table
+from .attention import from_heads, rotated, to_heads
+from .building import cast_to, permute, reshape_to
+from .linear import multiplied
+
+__all__ = ["MICROSOFT"]
+
+
+def _gelu(approximate: str) -> Rule:
+    def rule(call: Call) -> Result:
+        x = call.x() + call.x(1) if call.has(1) else call.x()
+        return ops.gelu(x, approximate=approximate)  # type: ignore[no-any-return]
+
+    return rule
+
+
+def _quick_gelu(call: Call) -> Result:
+    x = call.x()
+    return x * ops.sigmoid(x * call.float("alpha", 1.702))
+
+
+def _layer_norm(call: Call) -> Result:
+    call.refuse_result(1, "the mean")
+    call.refuse_result(2, "the deviation")
+    bias = [call.x(2)] if call.has(2) else []
+    axis = call.axis(call.int("axis", -1), call.rank())
+    if axis != call.rank() - 1:
+        call.fail("rows of more than one axis are not supported")
+    return ops.layer_norm(  # type: ignore[no-any-return]
+        call.x(0), call.x(1), *bias, epsilon=call.float("epsilon", 1e-5)
+    )
+
+
+def _rms_norm(call: Call) -> Result:
+    call.refuse_result(1, "the deviation")
+    axis = call.axis(call.int("axis", -1), call.rank())
+    if axis != call.rank() - 1:
+        call.fail("rows of more than one axis are not supported")
+    return ops.rms_norm(call.x(0), call.x(1), epsilon=call.float("epsilon", 1e-5))  # type: ignore[no-any-return]
+
+
+def _skip(call: Call, bias: int) -> Expr:
+    """The sum of `x`, what skips a block, and a bias."""
+    call.refuse_result(1, "the mean")
+    call.refuse_result(2, "the deviation")
+    total = call.x(0) + call.x(1)
+    return total + call.x(bias) if call.has(bias) else total
+
+
+def _skip_layer_norm(call: Call) -> Result:
+    total = _skip(call, 4)
+    beta = [call.x(3)] if call.has(3) else []
+    y: Expr = ops.layer_norm(total, call.x(2), *beta, epsilon=call.float("epsilon", 1e-12))
+    return [y, y, y, total]
+
+
+def _skip_rms_norm(call: Call) -> Result:
+    total = _skip(call, 3)
+    y: Expr = ops.rms_norm(total, call.x(2), epsilon=call.float("epsilon", 1e-12))
+    return [y, y, y, total]
+
+
+def _fused_matmul(call: Call) -> Result:
+    a, b = call.x(0), call.x(1)
+    if call.int("transBatchA", 0) or call.int("transBatchB", 0):
+        call.fail("`transBatchA` and `transBatchB` are not supported")
+    a = _swapped(a) if call.int("transA", 0) else a
+    b = _swapped(b) if call.int("transB", 0) else b
+    y, alpha = multiplied(a, b), call.float("alpha", 1.0)
+    return y if alpha == 1.0 else y * alpha
+
+
+def _swapped(x: Expr) -> Expr:
+    rank = len(x.shape)
+    return x if rank < 2 else permute(x, (*range(rank - 2), rank - 1, rank - 2))
+
+
+def _rotary(call: Call) -> Result:
+    x, places, cos, sin = (call.x(i) for i in range(4))
+    if call.int("is_packed_batching", 0) or call.float("scale", 1.0) != 1.0:
+        call.fail("packed batches and a scale are not supported")
+    flat = len(x.shape) == 3
+    half = cos.shape[1]
+    width = call.int("rotary_embedding_dim", 0) or (half * 2 if isinstance(half, int) else 0)
+    if flat:
+        heads = call.int("num_heads", 0)
+        size = exact_div(x.shape[2], heads) if heads else width
+        count = exact_div(x.shape[2], size or 1)
+        if size is None or not isinstance(count, int):
+            call.fail(f"{x.shape[2]} columns do not make heads of {size}")
+        x = to_heads(call, x, count)
+    rows = x.shape[2]
+    if places.type.size == 1 and rows != 1:
+        line = ops.iota(size=rows, dtype=DType.i64)
+        places = reshape_to(line + reshape_to(cast_to(places, DType.i64), ()), (1, rows))
+    shape = (places.shape[0], 1, rows, half)
+    angles = [reshape_to(ops.gather(table, places, axis=0), shape) for table in (cos, sin)]
+    y = rotated(x, *angles, width, bool(call.int("interleaved", 0)))
+    return from_heads(y) if flat else y
+
+
+def _multi_head(call: Call) -> Result:
+    heads = call.int("num_heads")
+    if call.rank(0) != 3 or not call.has(1) or not call.has(2):
+        call.fail("packed queries, keys and values are not supported")
+    if any(call.has(i) for i in (6, 7)) or any(call.wants(i) for i in (1, 2, 3)):
+        call.fail("past keys and values are not supported")
+    q, k, v = call.x(0), call.x(1), call.x(2)
+    if call.has(3):
+        bias, widths = call.x(3), [q.shape[2], k.shape[-1], v.shape[-1]]
+        start = 0
+        parts = []
+        for width in widths:
+            if not isinstance(width, int):
+                call.fail("a bias needs known widths")
+            parts.append(ops.slice_(bias, axis=0, start=start, stop=start + width))
+            start += width
+        q, k, v = q + parts[0], k + parts[1], v + parts[2]
+    q = to_heads(call, q, heads)
+    k = to_heads(call, k, heads) if len(k.shape) == 3 else k
+    v = to_heads(call, v, heads) if len(v.shape) == 3 else v
+    size = q.shape[3]
+    if not isinstance(size, int):
+        call.fail(f"needs a known head size, not {size}")
+    scale = call.float("scale", 0.0) or size**-0.5
+    mask: Expr | None = None
+    if call.has(4):
+        keep = call.x(4)
+        if len(keep.shape) != 2:
+            call.fail(f"a key mask {keep.type} is not supported, [batch, keys] is")
+        visible = ops.not_equal(reshape_to(keep, (keep.shape[0], 1, 1, keep.shape[1])), 0)
+        hidden = call.float("mask_filter_value", -10000.0)
+        mask = ops.where(visible, call.scalar_of(0.0, q.dtype), hidden)
+    if call.has(5):
+        mask = call.x(5) if mask is None else mask + call.x(5)
+    causal = bool(call.int("unidirectional", 0))
+    return from_heads(ops.attention(q, k, v, mask, scale=scale, causal=causal, masked_row="zero"))
+
+
+MICROSOFT: Table = {
+    "BiasGelu": ((1, _gelu("none")),),
+    "FastGelu": ((1, _gelu("tanh")),),
+    "FusedMatMul": ((1, _fused_matmul),),
+    "Gelu": ((1, _gelu("none")),),
+    "LayerNormalization": ((1, _layer_norm),),
+    "MultiHeadAttention": ((1, _multi_head),),
+    "QuickGelu": ((1, _quick_gelu),),
+    "RotaryEmbedding": ((1, _rotary),),
+    "SimplifiedLayerNormalization": ((1, _rms_norm),),
+    "SkipLayerNormalization": ((1, _skip_layer_norm),),
+    "SkipSimplifiedLayerNormalization": ((1, _skip_rms_norm),),
+}

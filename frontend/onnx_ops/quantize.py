@@ -1,0 +1,111 @@
+"""Integers that stand for floats: to them, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tunesmith.ir import opset as ops
+from tunesmith.ir.dims import exact_div
+from tunesmith.ir.ops import Expr
+from tunesmith.ir.types import DType
+
+from ..onnx_call import Call, Result, Table
+from .building import cast_to, expand_to, reshape_to
+from .linear import multiplied
+
+__all__ = ["QUANTIZE"]
+
+
+def _along(call: Call, x: Expr, scale: Expr) -> Expr:
+    """A scale, or a zero point, made to broadcast against `x`."""
+    rank = len(x.shape)
+    block = call.int("block_size", 0) if call.opset >= 21 else 0
+    if block > 0:
+        axis = call.axis(call.int("axis", 1), rank)
+        wide = reshape_to(scale, (*scale.shape[: axis + 1], 1, *scale.shape[axis + 1 :]))
+        wide = expand_to(wide, (*scale.shape[: axis + 1], block, *scale.shape[axis + 1 :]))
+        flat = (*scale.shape[:axis], scale.shape[axis] * block, *scale.shape[axis + 1 :])
+        if flat != x.shape:
+            call.fail(f"blocks of {block} do not make {x.type}", hint="partial blocks are unsupported")
+        return reshape_to(wide, flat)
+    if not scale.shape:
+        return scale
+    if scale.shape == (1,):
+        return reshape_to(scale, ())
+    axis = call.axis(call.int("axis", 1), rank)
+    return reshape_to(scale, [scale.shape[0] if i == axis else 1 for i in range(rank)])
+
+
+def _is_zero(call: Call, index: int) -> bool:
+    """Whether a zero point is absent, or known to be all zeros."""
+    if not call.has(index):
+        return True
+    array = call.tensor(index).array
+    return array is not None and array.size <= 1 << 20 and not np.any(array)
+
+
+def _dequantize(call: Call) -> Result:
+    x, scale = call.x(0), call.x(1)
+    factor = _along(call, x, scale)
+    wanted = call.int("output_dtype", 0) if call.opset >= 23 else 0
+    dtype = call.element("output_dtype") if wanted else scale.dtype
+    if _is_zero(call, 2):
+        return cast_to(ops.dequantize(x, factor), dtype)
+    zero = cast_to(_along(call, x, call.x(2)), DType.i32)
+    shifted: Expr = cast_to(x, DType.i32) - zero
+    return cast_to(ops.dequantize(shifted, factor), dtype)
+
+
+def _quantized(x: Expr, scale: Expr, zero: Expr | None, dtype: DType) -> Expr:
+    limits = np.iinfo(dtype.numpy)
+    y: Expr = ops.round_(x / scale)
+    if zero is not None:
+        y = y + cast_to(zero, y.dtype)
+    return cast_to(ops.clip(y, low=float(limits.min), high=float(limits.max)), dtype)
+
+
+def _quantize(call: Call) -> Result:
+    x, scale = call.x(0), call.x(1)
+    wanted = call.int("output_dtype", 0) if call.opset >= 21 else 0
+    dtype = call.element("output_dtype") if wanted else DType.u8
+    if call.has(2):
+        dtype = call.dtype(2)
+    zero = None if _is_zero(call, 2) else _along(call, x, call.x(2))
+    if not x.dtype.is_float:
+        x = cast_to(x, DType.f32)
+    return _quantized(x, cast_to(_along(call, x, scale), x.dtype), zero, dtype)
+
+
+def _dynamic(call: Call) -> Result:
+    x = call.x()
+    axes = tuple(range(len(x.shape)))
+    high = ops.maximum(ops.reduce_max(x, axes=axes), 0.0)
+    low = ops.minimum(ops.reduce_min(x, axes=axes), 0.0)
+    scale: Expr = (high - low) / 255.0
+    zero: Expr = cast_to(ops.clip(ops.round_(-low / scale), low=0.0, high=255.0), DType.u8)
+    return [_quantized(x, scale, zero, DType.u8), scale, zero]
+
+
+def _column(x: Expr) -> Expr:
+    """A vector with one entry for each row of a matrix, to broadcast against it."""
+    return reshape_to(x, (*x.shape, 1)) if len(x.shape) == 1 and x.shape[0] != 1 else x
+
+
+def _qlinear_matmul(call: Call) -> Result:
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (call.x(i) for i in range(8))
+    left: Expr = cast_to(a, DType.i32) - cast_to(_column(a_zero), DType.i32)
+    right: Expr = cast_to(b, DType.i32) - cast_to(b_zero, DType.i32)
+    total = cast_to(multiplied(left, right), DType.f32)
+    factor = cast_to(_column(a_scale) * b_scale, DType.f32) / cast_to(y_scale, DType.f32)
+    one: Expr = call.scalar_of(1.0, DType.f32)
+    if exact_div(y_scale.type.size, 1) == 1:
+        factor = reshape_to(factor, ()) if factor.type.size == 1 else factor
+    return _quantized(total * factor, one, reshape_to(y_zero, ()), y_zero.dtype)
+
+
+QUANTIZE: Table = {
+    "DequantizeLinear": ((10, _dequantize),),
+    "DynamicQuantizeLinear": ((11, _dynamic),),
+    "QLinearMatMul": ((10, _qlinear_matmul),),
+    "QuantizeLinear": ((10, _quantize),),
+}
