@@ -28,7 +28,7 @@ def import_model(
     """
     if isinstance(source, Graph):
         if shapes or dims:
-            raise FrontendError("`shapes` and `dims` belong to the import of a file, not of a graph")
+            raise FrontendError("`shapes` and `dims` apply to a file, not to a graph")
         return source
     if isinstance(source, str | Path):
         path = Path(source)

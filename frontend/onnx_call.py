@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,11 @@ from .onnx_tensors import dtype_of, read_tensor
 
 __all__ = ["Call", "Result", "Rule", "Table", "Tensor"]
 
+D = TypeVar("D", int, float, str)
+
 
 class Tensor:
-    """An ONNX value: its type, the node that makes it once it is asked for, and what is known of it.
+    """An ONNX value: its type, the node that makes it when it is asked for, what is known of it.
 
     `array` is a whole constant; `content` the elements of a small tensor of sizes, where each is
     a number or a polynomial of symbols. A known value is written only if something reads it.
@@ -141,7 +143,10 @@ class Call:
                 f"its {what} depends on data, which is not supported",
                 hint="sizes must follow from the sizes of the inputs; export with fixed ones",
             )
-        flat = content.reshape(-1).tolist()
+        flat = [
+            int(item) if isinstance(item, float) and item.is_integer() else item
+            for item in content.reshape(-1).tolist()
+        ]
         for item in flat:
             if not isinstance(item, int | DimExpr) or isinstance(item, bool):
                 self.fail(f"its {what} holds {item}, which is not a size")
@@ -151,8 +156,11 @@ class Call:
         """The elements of an operand, as numbers."""
         values = self.sizes(index, what)
         if not all(isinstance(v, int) for v in values):
-            self.fail(f"its {what} depends on the sizes of the inputs: {', '.join(map(str, values))}",
-                      hint="fix these sizes with `shapes` or `dims`")  # fmt: skip
+            text = ", ".join(map(str, values))
+            self.fail(
+                f"its {what} depends on the sizes of the inputs: {text}",
+                hint="fix these sizes with `shapes` or `dims`",
+            )
         return tuple(int(v) for v in values if isinstance(v, int))
 
     def scalar(self, index: int) -> bool | int | float | None:
@@ -165,9 +173,9 @@ class Call:
         return item if isinstance(item, bool | int | float) else None
 
     def axes(self, since: int, index: int = 1) -> tuple[int, ...] | None:
-        """`axes`: an attribute, or from opset `since` on an operand; sorted out to be positive later."""
+        """`axes`: an attribute, or from opset `since` on an operand."""
         if self.opset < since:
-            return self.ints("axes")
+            return self.integer_list("axes")
         return self.integers(index, "list of axes") if self.has(index) else None
 
     def axis(self, value: int, rank: int) -> int:
@@ -184,28 +192,24 @@ class Call:
             self.fail(f"its attribute `{name}` has the wrong type")
         return found
 
-    def int(self, name: str, default: int | None = None) -> int:
+    def integer(self, name: str, default: int | None = None) -> int:
         """An integer attribute."""
         found = self._attribute(name, AttributeProto.INT)
-        if found is None:
-            return self._default(name, default)
-        return int(found.i)
+        return self._default(name, default) if found is None else int(found.i)
 
-    def float(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None) -> float:
         """A number attribute: the shortest decimal that has its single-precision value."""
         found = self._attribute(name, AttributeProto.FLOAT)
-        if found is None:
-            return self._default(name, default)
-        return float(str(np.float32(found.f)))
+        return self._default(name, default) if found is None else float(str(np.float32(found.f)))
 
-    def str(self, name: str, default: str | None = None) -> str:
+    def text(self, name: str, default: str | None = None) -> str:
         """A text attribute."""
         found = self._attribute(name, AttributeProto.STRING)
         if found is None:
             return self._default(name, default)
         return bytes(found.s).decode("utf-8", "replace")
 
-    def ints(self, name: str) -> tuple[int, ...] | None:
+    def integer_list(self, name: str) -> tuple[int, ...] | None:
         """A list attribute, or `None`."""
         found = self._attribute(name, AttributeProto.INTS)
         return None if found is None else tuple(found.ints)
@@ -219,10 +223,10 @@ class Call:
 
     def element(self, name: str, default: int = 0) -> DType:
         """An element type attribute."""
-        number = self.int(name, default or None)
+        number = self.integer(name, default or None)
         return dtype_of(number, str(self.location))
 
-    def _default(self, name: str, default: Any) -> Any:
+    def _default(self, name: str, default: D | None) -> D:
         if default is None:
             self.fail(f"it needs the attribute `{name}`")
         return default
@@ -290,5 +294,3 @@ def constant_tensor(
 
     type = TensorType(DType.of(array.dtype), tuple(int(size) for size in array.shape))
     return Tensor(type, emit, array=array)
-
-

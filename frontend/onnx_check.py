@@ -143,7 +143,7 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _check_graph(model: ModelProto) -> None:
-    """Each value has one definition, which stands before its uses; subgraphs see what is outside."""
+    """Each value has one definition, before its uses; subgraphs see what is outside."""
     _check_scope(model.graph, frozenset(), "")
     for function in model.functions:
         names = set(function.input)

@@ -42,9 +42,9 @@ def _is_small_math(call: Call, operands: list[Content]) -> bool:
     """Whether arithmetic is about sizes: integers, or floats that stand for some."""
     if not call.dtype().is_float:
         return max(c.size for c in operands) <= 64
-    return any(
-        not isinstance(item, bool | int | float) for c in operands for item in c.reshape(-1).tolist()
-    ) or all(c.size == 1 for c in operands)
+    flat = [item for c in operands for item in c.reshape(-1).tolist()]
+    symbolic = any(not isinstance(item, bool | int | float) for item in flat)
+    return symbolic or all(c.size == 1 for c in operands)
 
 
 def _math(function: Callable[..., Item], dtype: DType | None = None) -> Fold:
@@ -60,7 +60,7 @@ def _math(function: Callable[..., Item], dtype: DType | None = None) -> Fold:
 def _fits(found: Content, dtype: DType) -> tuple[Content, DType] | None:
     """The result, if integers stay within the range of their type: wrapping is left to data."""
     if dtype.is_integer:
-        limits = np.iinfo(dtype.numpy)
+        limits = np.iinfo(str(dtype.numpy))
         for item in found.reshape(-1).tolist():
             if isinstance(item, int) and not limits.min <= item <= limits.max:
                 return None
@@ -73,7 +73,7 @@ def _divide(call: Call, operands: list[Content]) -> tuple[Content, DType] | None
 
 
 def _modulo(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
-    if call.int("fmod", 0) or not call.dtype().is_integer:
+    if call.integer("fmod", 0) or not call.dtype().is_integer:
         return None
     return _math(items.modulo)(call, operands)
 
@@ -126,7 +126,7 @@ def _identity(call: Call, operands: list[Content]) -> tuple[Content, DType]:
 
 def _gather(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
     data, indices = operands
-    axis = call.axis(call.int("axis", 0), data.ndim)
+    axis = call.axis(call.integer("axis", 0), data.ndim)
     places = _numbers(indices)
     size = data.shape[axis] if data.ndim else 0
     if any(not -size <= i < size for i in places.reshape(-1).tolist()):
@@ -142,7 +142,7 @@ def _numbers(content: Content) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]
 
 
 def _concat(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
-    axis = call.axis(call.int("axis"), operands[0].ndim)
+    axis = call.axis(call.integer("axis"), operands[0].ndim)
     return np.concatenate(operands, axis=axis), call.dtype()
 
 
@@ -163,13 +163,13 @@ def _unsqueeze(call: Call, operands: list[Content]) -> tuple[Content, DType]:
 def _reshape(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
     data, wanted = operands
     shape = _numbers(wanted).tolist()
-    if not call.int("allowzero", 0):
+    if not call.integer("allowzero", 0):
         shape = [data.shape[i] if s == 0 else s for i, s in enumerate(shape)]
     return data.reshape(shape), call.dtype()
 
 
 def _transpose(call: Call, operands: list[Content]) -> tuple[Content, DType]:
-    perm = call.ints("perm")
+    perm = call.integer_list("perm")
     return np.transpose(operands[0], perm), call.dtype()
 
 
@@ -210,7 +210,7 @@ def _reduce(function: Callable[[Item, Item], Item], start: int | None) -> Fold:
         found: Item = data.reshape(-1)[0] if start is None else start
         for item in data.reshape(-1).tolist()[start is None :]:
             found = function(found, item)
-        keep = call.int("keepdims", 1)
+        keep = call.integer("keepdims", 1)
         return _fits(of_items([found], (1,) * (data.ndim if keep else 0)), call.dtype())
 
     return rule

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no types
 from onnx import GraphProto, ModelProto, NodeProto
 
 from tunesmith.ir.diagnostics import CompilerError, FrontendError, Location, UnsupportedOp
@@ -241,7 +241,7 @@ class _Importer:
                 hint="conditions must follow from constants and sizes",
             )
         graph = call.attributes["then_branch" if condition else "else_branch"].g
-        inner: Scope = ChainMap({}, scope)  # type: ignore[arg-type]  # reads through, writes inside
+        inner: Scope = ChainMap({}, scope)  # reads through, writes inside
         for tensor in graph.initializer:
             where = f"{call.location}, initializer `{tensor.name}`"
             array = read_tensor(tensor, None, where)

@@ -58,7 +58,7 @@ def identifier(name: str) -> str:
 
 @dataclass
 class Facts:
-    """The symbols of a model: their bounds, in order of declaration, and those found to be others."""
+    """The symbols of a model in order of declaration: their bounds, and those that are others."""
 
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
     chosen: set[str] = field(default_factory=set)  # whose bounds the caller gave
@@ -129,7 +129,7 @@ class Facts:
         raise Learned
 
     def require(self, a: Dim, b: Dim, why: str) -> None:
-        """Record that `a >= b` and raise `Learned`; `ValueError` if no bound of a symbol says so."""
+        """Record that `a >= b` and raise `Learned`; `ValueError` if no bound can say so."""
         rest = a - b
         if isinstance(rest, DimExpr):
             constant = next((c for m, c in rest.terms if not m), 0)

@@ -76,7 +76,7 @@ def check_dims(dims: tuple[int, ...], where: str) -> int:
 def read_tensor(
     tensor: TensorProto, folder: Path | None, where: str, *, external: bool = False
 ) -> NDArray[np.generic]:
-    """The elements of a tensor: a view of its bytes where possible, of a mapped file if external."""
+    """The elements of a tensor: a view of its bytes, or of a mapped file, where possible."""
     dims = tuple(tensor.dims)
     count = check_dims(dims, where)
     if tensor.HasField("segment"):

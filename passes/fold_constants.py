@@ -24,7 +24,7 @@ class FoldConstants(Pass):
     """`f(constants)  =>  constant`, unless the constants would grow.
 
     A result is kept within the context's budget, and above 64 KiB within the bytes of the operands:
-    int8 weights stay int8. Another layout of a weight is a view, and always folds.
+    int8 weights stay int8, and `dequantize` stands however small it is. Another layout of a weight is a view, and always folds.
     """
 
     name = "fold-constants"
@@ -39,7 +39,7 @@ class FoldConstants(Pass):
 
 
 def _foldable(node: Node, budget: int) -> bool:
-    if "pure" not in node.op.traits or node.op.name == "constant":
+    if "pure" not in node.op.traits or node.op.name in ("constant", "dequantize"):
         return False
     if not all(value.type.is_static for value in node.results):
         return False

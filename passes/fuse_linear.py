@@ -83,11 +83,12 @@ class FuseLinear(FusePass):
         columns = weight.type.shape[1]
         bias, scale = match.get("bias"), match.get("scale")
         if bias is not None and bias.type.shape != (columns,):
-            return f"`bias` is {bias.type}, not one element for each of {columns} columns"
+            residual = bias.constant is None
+            return "" if residual else f"`bias` is {bias.type}, not a vector of {columns} elements"
         if scale is None:
             return None
         if not weight.type.dtype.is_integer:
-            return "`scale` belongs to an integer `weight`"
+            return "`scale` belongs to an integer `weight`" if scale.constant is not None else ""
         if scale.constant is None or scale.type.shape not in ((), (1,), (columns,), (1, columns)):
             return f"`scale` is {scale.type}, not one constant for each of {columns} columns"
         return None

@@ -35,7 +35,7 @@ class FusePass(Pass):
     from_decomposition: ClassVar[bool] = True  # off where the decomposition branches on types
 
     def guard(self, match: Match) -> str | None:
-        """Why a match must not be rewritten; `None` allows it."""
+        """Why a match must not be rewritten; `None` allows it, "" refuses what is no near miss."""
         return None
 
     def operands(self, match: Match, build: Builder) -> list[Value | None]:
@@ -84,7 +84,9 @@ class FusePass(Pass):
                 continue
             search = Search()
             for tries, match in enumerate(find_matches(pattern, root, search)):
-                refusal = self._refusal(match) or self._rewrite(match, rewriter)
+                refusal = self._refusal(match)
+                if refusal is None:
+                    refusal = self._rewrite(match, rewriter)
                 if refusal is None:
                     context.notes.append(note)
                     return

@@ -226,11 +226,12 @@ def _pair_form(node: Node) -> _Found | None:
         return None
     for x1, cos, x2, sin in _factors(difference):
         for y2, c, y1, s in [*_factors(total), *_factors(total, swap=True)]:
-            if (c, s) == (cos, sin) and (_columns(y1), _columns(y2)) == (
-                _columns(x1),
-                _columns(x2),
-            ):
-                return _from_pair(node, (_columns(x1), _columns(x2)), cos, sin, stacked)
+            pair = _columns(x1), _columns(x2)
+            if (c, s) != (cos, sin) or (_columns(y1), _columns(y2)) != pair:
+                continue
+            if pair[0].root is pair[1].root and pair[0] != pair[1]:
+                _read_once(difference, total)
+                return _from_pair(node, pair, cos, sin, stacked)
     return None
 
 
@@ -257,10 +258,8 @@ def _factors(node: Node, swap: bool = False) -> list[tuple[Value, Value, Value, 
 
 def _from_pair(
     node: Node, pair: tuple[_Columns, _Columns], cos: Value, sin: Value, stacked: bool
-) -> _Found | None:
+) -> _Found:
     first, second = pair
-    if first.root is not second.root or first == second:
-        return None
     _check_pair(first, second)
     last = node
     if stacked is not _is_interleaved(pair):

@@ -87,9 +87,6 @@ def _gather_first(node: Node, rewriter: Rewriter, context: PassContext) -> None:
     assert isinstance(axis, int)
     axis %= table.type.rank
     place = axis - table.type.rank + scale.type.rank  # of the axis in the scale
-    if len(table.users) > 1 and not all(n.op is gather for n in table.user_nodes):
-        _note(context, "near-miss", "gather", node, "the table is read as a whole too")
-        return
     build = rewriter.before(node)
     picked = build.emit_values(gather, [integers, indices], {"axis": axis})[0]
     if place >= 0 and scale.type.shape[place] != 1:

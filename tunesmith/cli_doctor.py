@@ -23,7 +23,6 @@ __all__ = ["CHECKS", "PAIR", "Finding", "doctor_command", "probe", "version_line
 PAIR = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
 _PACKAGES = ("tunesmith", *PAIR, "numpy", "onnx", "onnxruntime")
 _PROBE_SECONDS = 180
-_LINKERS = ("cc", "gcc", "clang")
 
 PROBE = """graph @doctor(%x: f32[N<=8, 16]) {
   %y = relu(%x) : f32[N, 16]
@@ -115,7 +114,8 @@ def _check_threads() -> Finding:
 
 
 def _check_linker() -> Finding:
-    found = next((path for name in _LINKERS if (path := shutil.which(name))), None)
+    names = filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))
+    found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None and importlib.util.find_spec("ziglang") is not None:
         found = f"ziglang {importlib.metadata.version('ziglang')}"
     hint = "install gcc or clang, or `pip install ziglang`"

@@ -6,16 +6,19 @@ __all__ = ["PRESETS"]
 
 _TIDY = "repeat{canonicalize,fold-constants,eliminate-duplicates,eliminate-dead-code}"
 
+_CLEAN = "eliminate-dead-code"
+
 # O0: what lowering needs, and nothing else. The reference that no other level may lose against.
 _O0 = (
     "fold-constants",  # shapes and indices that were computed become attributes and constants
-    "eliminate-dead-code",
+    _CLEAN,
     "fuse-linear",  # a product with a weight has a schedule of its own: its weight is packed
-    "eliminate-dead-code",
+    _CLEAN,
 )
 
 # O1: one form of each thing, and the composites whose kernels keep rows in registers.
 _O1 = (
+    "lift-dequantize",  # before folding: weights that are stored as integers stay integers
     _TIDY,
     "fuse-softmax",
     "fuse-layer-norm",
@@ -30,9 +33,8 @@ _O1 = (
 
 # O2: everything.
 _O2 = (
+    "lift-dequantize",  # before folding: weights that are stored as integers stay integers
     _TIDY,  # patterns see one form of each thing
-    "convert-patch-conv",  # the transposes it writes meet those of the model
-    _TIDY,
     "fuse-softmax",  # before attention, which is built around it
     "fuse-layer-norm",
     "fuse-rms-norm",
@@ -40,9 +42,11 @@ _O2 = (
     "fuse-silu",
     "fuse-relu",
     "fuse-clip",
+    "fuse-rotary",  # before attention: its slices would hide how heads are arranged
     "fuse-attention",
+    "convert-patch-conv",  # its transposes meet those of the model
     _TIDY,  # masks and scales that attention has absorbed are gone
-    "fuse-linear",  # last: a product of attention is not a linear layer
+    "fuse-linear",  # after attention, whose products are no layers; bias and activation go in
     _TIDY,
 )
 

@@ -1,5 +1,8 @@
 """Convolution and pooling, with their ways to say how much is padded."""
 
+# mypy: disable-error-code="no-any-return"
+# (operators hand back `Any`: their results are read from their types)
+
 from __future__ import annotations
 
 from tunesmith.ir import opset as ops
@@ -21,9 +24,9 @@ def _padding(
 ) -> Padding:  # fmt: skip
     """Elements before and after each spatial axis."""
     count = len(spatial)
-    auto = call.str("auto_pad", "NOTSET")
+    auto = call.text("auto_pad", "NOTSET")
     if auto in ("NOTSET", ""):
-        pads = call.ints("pads") or (0,) * (2 * count)
+        pads = call.integer_list("pads") or (0,) * (2 * count)
         if len(pads) != 2 * count or min(pads, default=0) < 0:
             call.fail(f"its padding {list(pads)} does not fit {count} axes")
         return pads[:count], pads[count:]
@@ -48,8 +51,8 @@ def _padding(
 
 
 def _window(call: Call, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    strides = call.ints("strides") or (1,) * count
-    dilations = call.ints("dilations") or (1,) * count
+    strides = call.integer_list("strides") or (1,) * count
+    dilations = call.integer_list("dilations") or (1,) * count
     if len(strides) != count or len(dilations) != count or min(*strides, *dilations) < 1:
         call.fail(f"strides {list(strides)} and dilations {list(dilations)} must be 1 or more")
     return strides, dilations
@@ -65,14 +68,14 @@ def _convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
     count = len(x.shape) - 2
     if len(kernel) != count or count < 1:
         call.fail(f"cannot convolve {x.type} with {weight.type}")
-    given = call.ints("kernel_shape")
+    given = call.integer_list("kernel_shape")
     if given is not None and given != kernel:
         call.fail(f"its `kernel_shape` {list(given)} is not that of the weight, {list(kernel)}")
     strides, dilations = _window(call, count)
     low, high = _padding(call, x.shape[2:], kernel, strides, dilations)
-    return ops.conv(  # type: ignore[no-any-return]
+    return ops.conv(
         x, weight, bias, strides=strides, low=low, high=high, dilations=dilations,
-        groups=call.int("group", 1),
+        groups=call.integer("group", 1),
     )  # fmt: skip
 
 
@@ -109,13 +112,13 @@ def _pooling(
     call: Call,
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Padding, tuple[int, ...]]:
     spatial = call.shape()[2:]
-    kernel = call.ints("kernel_shape")
+    kernel = call.integer_list("kernel_shape")
     if kernel is None or len(kernel) != len(spatial) or min(kernel) < 1:
         call.fail(f"its `kernel_shape` {kernel} does not fit {len(spatial)} axes")
     strides, dilations = _window(call, len(spatial))
     padding = _padding(call, spatial, kernel, strides, dilations)
     extra = (0,) * len(spatial)
-    if call.int("ceil_mode", 0):
+    if call.integer("ceil_mode", 0):
         extra = _ceiling(call, spatial, kernel, strides, dilations, padding)
     return kernel, strides, dilations, padding, extra
 
@@ -124,20 +127,20 @@ def _max_pool(call: Call) -> Result:
     call.refuse_result(1, "the places of the greatest")
     kernel, strides, dilations, (low, high), extra = _pooling(call)
     high = tuple(a + b for a, b in zip(high, extra, strict=True))
-    return ops.max_pool(  # type: ignore[no-any-return]
+    return ops.max_pool(
         call.x(), kernel=kernel, strides=strides, low=low, high=high, dilations=dilations
     )
 
 
 def _average_pool(call: Call) -> Result:
     kernel, strides, dilations, (low, high), extra = _pooling(call)
-    counted = bool(call.int("count_include_pad", 0))
+    counted = bool(call.integer("count_include_pad", 0))
     if any(d != 1 for d in dilations):
         call.fail("an average over dilated windows is not supported")
     if any(extra) and counted:
         call.fail("`ceil_mode` with `count_include_pad` is not supported")
     high = tuple(a + b for a, b in zip(high, extra, strict=True))
-    return ops.average_pool(  # type: ignore[no-any-return]
+    return ops.average_pool(
         call.x(), kernel=kernel, strides=strides, low=low, high=high, count_padding=counted
     )
 

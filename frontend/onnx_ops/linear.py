@@ -39,9 +39,9 @@ def _gemm(call: Call) -> Result:
     a, b = call.x(0), call.x(1)
     if len(a.shape) != 2 or len(b.shape) != 2:
         call.fail(f"needs matrices, not {a.type} and {b.type}")
-    a = permute(a, (1, 0)) if call.int("transA", 0) else a
-    b = permute(b, (1, 0)) if call.int("transB", 0) else b
-    alpha, beta = call.float("alpha", 1.0), call.float("beta", 1.0)
+    a = permute(a, (1, 0)) if call.integer("transA", 0) else a
+    b = permute(b, (1, 0)) if call.integer("transB", 0) else b
+    alpha, beta = call.number("alpha", 1.0), call.number("beta", 1.0)
     y: Expr = ops.matmul(a, b)
     if alpha != 1.0:
         y = y * (alpha if y.dtype.is_float else int(alpha))
@@ -69,7 +69,7 @@ def _matmul_integer(call: Call) -> Result:
 
 def _terms(call: Call) -> tuple[list[str], str]:
     """The letters of each operand and of the result, with an ellipsis spelled in capitals."""
-    equation = call.str("equation").replace(" ", "")
+    equation = call.text("equation").replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
     if len(terms) != len(call.inputs):
@@ -86,7 +86,8 @@ def _terms(call: Call) -> tuple[list[str], str]:
         terms[i] = term.replace("...", "".join(spare[len(spare) - count :]))
     if not arrow:
         letters = "".join(terms)
-        right = "..." + "".join(sorted(c for c in set(letters) - set(spare) if letters.count(c) == 1))
+        once = {c for c in letters if letters.count(c) == 1} - set(spare)
+        right = "..." + "".join(sorted(once))
     return terms, right.replace("...", "".join(spare))
 
 

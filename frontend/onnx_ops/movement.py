@@ -1,5 +1,8 @@
 """Reshaping, permuting, joining and repeating."""
 
+# mypy: disable-error-code="no-any-return"
+# (operators hand back `Any`: their results are read from their types)
+
 from __future__ import annotations
 
 from tunesmith.ir import opset as ops
@@ -48,18 +51,18 @@ def reshaped(call: Call, shape: tuple[Dim, ...], wanted: tuple[Dim, ...], zero_c
 def _reshape(call: Call) -> Result:
     x = call.x()
     wanted = call.sizes(1, "shape")
-    return reshape_to(x, reshaped(call, x.shape, wanted, not call.int("allowzero", 0)))
+    return reshape_to(x, reshaped(call, x.shape, wanted, not call.integer("allowzero", 0)))
 
 
 def _reshape_attribute(call: Call) -> Result:
     x = call.x()
-    return reshape_to(x, reshaped(call, x.shape, call.ints("shape") or (), True))
+    return reshape_to(x, reshaped(call, x.shape, call.integer_list("shape") or (), True))
 
 
 def _flatten(call: Call) -> Result:
     x = call.x()
     rank = len(x.shape)
-    axis = call.int("axis", 1)
+    axis = call.integer("axis", 1)
     if not -rank <= axis <= rank:
         call.fail(f"axis {axis} is not one of {rank}")
     return reshape_to(x, flatten_to(x.shape, axis + rank if axis < 0 else axis))
@@ -96,14 +99,14 @@ def _unsqueeze(call: Call) -> Result:
 
 def _transpose(call: Call) -> Result:
     x = call.x()
-    return permute(x, call.ints("perm") or reversed(range(len(x.shape))))
+    return permute(x, call.integer_list("perm") or reversed(range(len(x.shape))))
 
 
 def _concat(call: Call) -> Result:
     parts = call.all()
-    axis = call.axis(call.int("axis", 1 if call.opset < 4 else None), len(parts[0].shape))
+    axis = call.axis(call.integer("axis", 1 if call.opset < 4 else None), len(parts[0].shape))
     kept = [part for part in parts if part.shape[axis] != 0] or parts[:1]
-    return kept[0] if len(kept) == 1 else ops.concat(*kept, axis=axis)  # type: ignore[no-any-return]
+    return kept[0] if len(kept) == 1 else ops.concat(*kept, axis=axis)
 
 
 def _expand(call: Call) -> Result:
@@ -136,11 +139,11 @@ def _tile(call: Call) -> Result:
 
 def _split(call: Call) -> Result:
     x = call.x()
-    axis = call.axis(call.int("axis", 0), len(x.shape))
+    axis = call.axis(call.integer("axis", 0), len(x.shape))
     count = len(call.outputs)
     size = x.shape[axis]
     sizes: tuple[Dim, ...]
-    given = call.ints("split") if call.opset < 13 else None
+    given = call.integer_list("split") if call.opset < 13 else None
     if call.opset >= 13 and call.has(1):
         sizes = call.sizes(1, "list of sizes")
     elif given is not None:
@@ -172,12 +175,13 @@ def _split(call: Call) -> Result:
 def _depth_to_space(call: Call) -> Result:
     x = call.x()
     batch, channels, height, width = x.shape
-    block = call.int("blocksize")
+    block = call.integer("blocksize")
     depth = exact_div(channels, block * block)
     if depth is None:
         call.fail(f"{channels} channels do not make blocks of {block}")
-    if call.str("mode", "DCR") == "DCR":
-        split, perm = (batch, block, block, depth, height, width), (0, 3, 4, 1, 5, 2)
+    if call.text("mode", "DCR") == "DCR":
+        split: tuple[Dim, ...] = (batch, block, block, depth, height, width)
+        perm = (0, 3, 4, 1, 5, 2)
     else:
         split, perm = (batch, depth, block, block, height, width), (0, 1, 4, 2, 5, 3)
     shape = (batch, depth, height * block, width * block)
@@ -187,12 +191,12 @@ def _depth_to_space(call: Call) -> Result:
 def _space_to_depth(call: Call) -> Result:
     x = call.x()
     batch, channels, height, width = x.shape
-    block = call.int("blocksize")
+    block = call.integer("blocksize")
     rows, columns = exact_div(height, block), exact_div(width, block)
     if rows is None or columns is None:
         call.fail(f"{height} by {width} does not divide into blocks of {block}")
     split = reshape_to(x, (batch, channels, rows, block, columns, block))
-    mode = call.str("mode", "DCR")
+    mode = call.text("mode", "DCR")
     perm = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
     return reshape_to(permute(split, perm), (batch, channels * block * block, rows, columns))
 

@@ -1,5 +1,8 @@
 """Normalization of rows, channels and groups."""
 
+# mypy: disable-error-code="no-any-return"
+# (operators hand back `Any`: their results are read from their types)
+
 from __future__ import annotations
 
 from tunesmith.ir import opset as ops
@@ -15,7 +18,7 @@ __all__ = ["NORM", "layer_normalized", "rms_normalized"]
 
 def _rows(call: Call, x: Expr, weights: list[Expr]) -> tuple[Expr, list[Expr]]:
     """Make the axes from `axis` on one, in `x` and in the weights."""
-    axis = call.axis(call.int("axis", -1), len(x.shape))
+    axis = call.axis(call.integer("axis", -1), len(x.shape))
     row = x.shape[axis:]
     flat = []
     for weight in weights:
@@ -36,7 +39,7 @@ def _rows(call: Call, x: Expr, weights: list[Expr]) -> tuple[Expr, list[Expr]]:
 def _wide(call: Call) -> DType:
     """The type that statistics are computed in."""
     narrow = call.dtype() in (DType.f16, DType.bf16)
-    return DType.f32 if narrow and call.int("stash_type", 1) == 1 else call.dtype()
+    return DType.f32 if narrow and call.integer("stash_type", 1) == 1 else call.dtype()
 
 
 def layer_normalized(call: Call) -> Result:
@@ -44,11 +47,11 @@ def layer_normalized(call: Call) -> Result:
     x, dtype = call.x(0), _wide(call)
     weights = [call.x(i) for i in (1, 2) if call.has(i)]
     rows, flat = _rows(call, cast_to(x, dtype), [cast_to(w, dtype) for w in weights])
-    epsilon = call.float("epsilon", 1e-5)
+    epsilon = call.number("epsilon", 1e-5)
     y: Expr = ops.layer_norm(rows, *flat, epsilon=epsilon)
     results = [reshape_to(cast_to(y, x.dtype), x.shape)]
     if call.wants(1) or call.wants(2):
-        axis = call.axis(call.int("axis", -1), len(x.shape))
+        axis = call.axis(call.integer("axis", -1), len(x.shape))
         shape = (*x.shape[:axis], *(1 for _ in x.shape[axis:]))
         mean: Expr = ops.reduce_mean(rows, axes=(-1,), keepdims=True)
         centered = rows - mean
@@ -61,7 +64,7 @@ def rms_normalized(call: Call) -> Result:
     """`RMSNormalization`, over one axis or several."""
     x, dtype = call.x(0), _wide(call)
     rows, (weight,) = _rows(call, cast_to(x, dtype), [cast_to(call.x(1), dtype)])
-    y: Expr = ops.rms_norm(rows, weight, epsilon=call.float("epsilon", 1e-5))
+    y: Expr = ops.rms_norm(rows, weight, epsilon=call.number("epsilon", 1e-5))
     return reshape_to(cast_to(y, x.dtype), x.shape)
 
 
@@ -71,12 +74,12 @@ def _channels(x: Expr, weight: Expr) -> Expr:
 
 
 def _batch_norm(call: Call) -> Result:
-    if call.int("training_mode", 0) or (call.opset < 14 and call.wants(1)):
+    if call.integer("training_mode", 0) or (call.opset < 14 and call.wants(1)):
         call.fail("batch normalization in training form is not supported",
                   hint="export the model for inference")  # fmt: skip
     x, weight, bias, mean, variance = (call.x(i) for i in range(5))
     dtype = x.dtype
-    factor = cast_to(weight, variance.dtype) * ops.rsqrt(variance + call.float("epsilon", 1e-5))
+    factor = cast_to(weight, variance.dtype) * ops.rsqrt(variance + call.number("epsilon", 1e-5))
     shift = cast_to(bias, mean.dtype) - mean * factor
     if len(x.shape) < 2:
         return x * cast_to(factor, dtype) + cast_to(shift, dtype)
@@ -86,25 +89,25 @@ def _batch_norm(call: Call) -> Result:
 def _standardized(x: Expr, axes: tuple[int, ...], epsilon: float) -> Expr:
     centered = x - ops.reduce_mean(x, axes=axes, keepdims=True)
     variance = ops.reduce_mean(centered * centered, axes=axes, keepdims=True)
-    return centered * ops.rsqrt(variance + epsilon)  # type: ignore[no-any-return]
+    return centered * ops.rsqrt(variance + epsilon)
 
 
 def _instance_norm(call: Call) -> Result:
     x, weight, bias = call.x(0), call.x(1), call.x(2)
     axes = tuple(range(2, len(x.shape)))
-    y = _standardized(x, axes, call.float("epsilon", 1e-5))
+    y = _standardized(x, axes, call.number("epsilon", 1e-5))
     return y * _channels(x, weight) + _channels(x, bias)
 
 
 def _group_norm(call: Call) -> Result:
     x, weight, bias = call.x(0), call.x(1), call.x(2)
-    groups = call.int("num_groups")
+    groups = call.integer("num_groups")
     each = exact_div(x.shape[1], groups)
     if each is None:
         call.fail(f"{groups} groups do not divide {x.shape[1]} channels")
     split: tuple[Dim, ...] = (x.shape[0], groups, each, *x.shape[2:])
     grouped = reshape_to(x, split)
-    y = _standardized(grouped, tuple(range(2, len(split))), call.float("epsilon", 1e-5))
+    y = _standardized(grouped, tuple(range(2, len(split))), call.number("epsilon", 1e-5))
     if call.opset < 21:  # one weight for each group
         ones = tuple(1 for _ in split[2:])
         y = y * reshape_to(weight, (groups, *ones)) + reshape_to(bias, (groups, *ones))
@@ -114,11 +117,11 @@ def _group_norm(call: Call) -> Result:
 
 
 def _mean_variance(call: Call) -> Result:
-    axes = call.ints("axes") or (0, 2, 3)
+    axes = call.integer_list("axes") or (0, 2, 3)
     x = call.x()
     centered = x - ops.reduce_mean(x, axes=axes, keepdims=True)
     variance = ops.reduce_mean(centered * centered, axes=axes, keepdims=True)
-    return centered / (ops.sqrt(variance) + 1e-9)  # type: ignore[no-any-return]
+    return centered / (ops.sqrt(variance) + 1e-9)
 
 
 NORM: Table = {

@@ -19,20 +19,20 @@ __all__ = ["QUANTIZE"]
 def _along(call: Call, x: Expr, scale: Expr) -> Expr:
     """A scale, or a zero point, made to broadcast against `x`."""
     rank = len(x.shape)
-    block = call.int("block_size", 0) if call.opset >= 21 else 0
+    block = call.integer("block_size", 0) if call.opset >= 21 else 0
     if block > 0:
-        axis = call.axis(call.int("axis", 1), rank)
+        axis = call.axis(call.integer("axis", 1), rank)
         wide = reshape_to(scale, (*scale.shape[: axis + 1], 1, *scale.shape[axis + 1 :]))
         wide = expand_to(wide, (*scale.shape[: axis + 1], block, *scale.shape[axis + 1 :]))
         flat = (*scale.shape[:axis], scale.shape[axis] * block, *scale.shape[axis + 1 :])
         if flat != x.shape:
-            call.fail(f"blocks of {block} do not make {x.type}", hint="partial blocks are unsupported")
+            call.fail(f"blocks of {block} do not make {x.type}", hint="blocks must be whole")
         return reshape_to(wide, flat)
     if not scale.shape:
         return scale
     if scale.shape == (1,):
         return reshape_to(scale, ())
-    axis = call.axis(call.int("axis", 1), rank)
+    axis = call.axis(call.integer("axis", 1), rank)
     return reshape_to(scale, [scale.shape[0] if i == axis else 1 for i in range(rank)])
 
 
@@ -47,7 +47,7 @@ def _is_zero(call: Call, index: int) -> bool:
 def _dequantize(call: Call) -> Result:
     x, scale = call.x(0), call.x(1)
     factor = _along(call, x, scale)
-    wanted = call.int("output_dtype", 0) if call.opset >= 23 else 0
+    wanted = call.integer("output_dtype", 0) if call.opset >= 23 else 0
     dtype = call.element("output_dtype") if wanted else scale.dtype
     if _is_zero(call, 2):
         return cast_to(ops.dequantize(x, factor), dtype)
@@ -57,7 +57,7 @@ def _dequantize(call: Call) -> Result:
 
 
 def _quantized(x: Expr, scale: Expr, zero: Expr | None, dtype: DType) -> Expr:
-    limits = np.iinfo(dtype.numpy)
+    limits = np.iinfo(str(dtype.numpy))
     y: Expr = ops.round_(x / scale)
     if zero is not None:
         y = y + cast_to(zero, y.dtype)
@@ -66,7 +66,7 @@ def _quantized(x: Expr, scale: Expr, zero: Expr | None, dtype: DType) -> Expr:
 
 def _quantize(call: Call) -> Result:
     x, scale = call.x(0), call.x(1)
-    wanted = call.int("output_dtype", 0) if call.opset >= 21 else 0
+    wanted = call.integer("output_dtype", 0) if call.opset >= 21 else 0
     dtype = call.element("output_dtype") if wanted else DType.u8
     if call.has(2):
         dtype = call.dtype(2)

@@ -1,5 +1,8 @@
 """Sizes as values, constants, and ranges."""
 
+# mypy: disable-error-code="no-any-return"
+# (operators hand back `Any`: their results are read from their types)
+
 from __future__ import annotations
 
 from math import prod
@@ -25,7 +28,7 @@ __all__ = ["SHAPE"]
 def _shape(call: Call) -> Result:
     shape = call.shape()
     rank = len(shape)
-    start, stop = call.int("start", 0), call.int("end", rank)
+    start, stop = call.integer("start", 0), call.integer("end", rank)
     chosen = shape[slice(start, stop)]
     return call.content(of_items(chosen, (len(chosen),)), DType.i64)
 
@@ -43,11 +46,11 @@ def _constant(call: Call) -> Result:
         case "value":
             array = read_tensor(attribute.t, None, where)
         case "value_int":
-            array = np.asarray(call.int(name), np.int64)
+            array = np.asarray(call.integer(name), np.int64)
         case "value_ints":
-            array = np.asarray(call.ints(name), np.int64)
+            array = np.asarray(call.integer_list(name), np.int64)
         case "value_float":
-            array = np.asarray(call.float(name), np.float32)
+            array = np.asarray(call.number(name), np.float32)
         case "value_floats" if attribute.type == AttributeProto.FLOATS:
             array = np.asarray(list(attribute.floats), np.float32)
         case _:
@@ -97,7 +100,7 @@ def _range(call: Call) -> Result:
         if delta != 1:
             line = line * delta
         if isinstance(start, DimExpr):
-            return line + ops.dim_value(size=start, dtype=dtype)  # type: ignore[no-any-return]
+            return line + ops.dim_value(size=start, dtype=dtype)
         return line + start if start != 0 else line
 
     content = None
@@ -128,7 +131,7 @@ def _eye_like(call: Call) -> Result:
     dtype = call.element("dtype") if "dtype" in call.attributes else call.dtype()
     row = reshape_to(ops.iota(size=rows, dtype=DType.i64), (rows, 1))
     column = reshape_to(ops.iota(size=columns, dtype=DType.i64), (1, columns))
-    return cast_to(ops.equal(column, row + call.int("k", 0)), dtype)
+    return cast_to(ops.equal(column, row + call.integer("k", 0)), dtype)
 
 
 def _trilu(call: Call) -> Result:
@@ -141,14 +144,14 @@ def _trilu(call: Call) -> Result:
         row = row + ops.dim_value(size=offset, dtype=DType.i64)
     elif offset:
         row = row + offset
-    compare = ops.greater_equal if call.int("upper", 1) else ops.less_equal
-    return ops.where(compare(column, row), x, 0)  # type: ignore[no-any-return]
+    compare = ops.greater_equal if call.integer("upper", 1) else ops.less_equal
+    return ops.where(compare(column, row), x, 0)
 
 
 def _one_hot(call: Call) -> Result:
     indices, values = call.x(0), call.x(2)
     depth = call.sizes(1, "depth")[0]
-    axis = call.int("axis", -1)
+    axis = call.integer("axis", -1)
     rank = len(indices.shape) + 1
     axis = call.axis(axis, rank)
     places = cast_to(indices, DType.i64)
@@ -159,7 +162,7 @@ def _one_hot(call: Call) -> Result:
     hot = ops.equal(places, reshape_to(ops.iota(size=depth, dtype=DType.i64), line))
     off = reshape_to(ops.slice_(values, axis=0, start=0, stop=1), ())
     on = reshape_to(ops.slice_(values, axis=0, start=1, stop=2), ())
-    return ops.where(hot, on, off)  # type: ignore[no-any-return]
+    return ops.where(hot, on, off)
 
 
 def _non_zero(call: Call) -> Result:

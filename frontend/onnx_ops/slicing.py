@@ -1,5 +1,8 @@
 """Slices, gathers, scatters and padding."""
 
+# mypy: disable-error-code="no-any-return"
+# (operators hand back `Any`: their results are read from their types)
+
 from __future__ import annotations
 
 import numpy as np
@@ -85,8 +88,8 @@ def _slice_all(
 
 
 def _slice_attributes(call: Call) -> Result:
-    starts, stops = call.ints("starts") or (), call.ints("ends") or ()
-    axes = call.ints("axes") or tuple(range(len(starts)))
+    starts, stops = call.integer_list("starts") or (), call.integer_list("ends") or ()
+    axes = call.integer_list("axes") or tuple(range(len(starts)))
     return _slice_all(call, starts, stops, axes, (1,) * len(starts))
 
 
@@ -98,8 +101,19 @@ def _slice(call: Call) -> Result:
 
 
 def _check_places(call: Call, index: int, size: Dim) -> None:
-    """Refuse constant indices that are past the end."""
+    """Refuse constant indices that are past the end; a range as indices bounds its length."""
     array = call.tensor(index).array
+    if array is None and isinstance(size, int):
+        node = call.x(index).value.producer
+        while node is not None and node.op in (ops.reshape, ops.expand, ops.cast):
+            node = None if node.operands[0] is None else node.operands[0].producer
+        length = node.attributes["size"] if node is not None and node.op is ops.iota else 0
+        if isinstance(length, DimExpr) and at_least(size, length) is None:
+            try:
+                why = f"{call.location} reads one place of {size} for each"
+                call.builder.facts.require(size, length, why)
+            except ValueError:
+                return
     if array is None or not array.size or array.size > 1 << 20 or not isinstance(size, int):
         return
     low, high = int(np.min(array)), int(np.max(array))
@@ -109,37 +123,37 @@ def _check_places(call: Call, index: int, size: Dim) -> None:
 
 def _gather(call: Call) -> Result:
     x = call.x()
-    axis = call.axis(call.int("axis", 0), len(x.shape))
+    axis = call.axis(call.integer("axis", 0), len(x.shape))
     size = x.shape[axis]
     _check_places(call, 1, size)
     known = call.known(1)
-    if known is not None and known.ndim == 0 and isinstance(known[()], int | DimExpr):
-        place = known[()]
+    if known is not None and known.ndim == 0 and isinstance(known.item(), int | DimExpr):
+        place: Dim = known.item()
         place = place + size if at_least(place, 0) is False else place
         if at_least(place, 0) and at_least(size - 1, place):
             return index_axis(x, axis, place)
-    return ops.gather(x, call.x(1), axis=axis)  # type: ignore[no-any-return]
+    return ops.gather(x, call.x(1), axis=axis)
 
 
 def _gather_elements(call: Call) -> Result:
-    axis = call.axis(call.int("axis", 0), call.rank())
+    axis = call.axis(call.integer("axis", 0), call.rank())
     _check_places(call, 1, call.shape()[axis])
-    return ops.gather_elements(call.x(0), call.x(1), axis=axis)  # type: ignore[no-any-return]
+    return ops.gather_elements(call.x(0), call.x(1), axis=axis)
 
 
 def _gather_nd(call: Call) -> Result:
-    return ops.gather_nd(call.x(0), call.x(1), batch_dims=call.int("batch_dims", 0))  # type: ignore[no-any-return]
+    return ops.gather_nd(call.x(0), call.x(1), batch_dims=call.integer("batch_dims", 0))
 
 
 def _scatter_nd(call: Call) -> Result:
-    reduction = call.str("reduction", "none")
-    return ops.scatter_nd(call.x(0), call.x(1), call.x(2), reduction=reduction)  # type: ignore[no-any-return]
+    reduction = call.text("reduction", "none")
+    return ops.scatter_nd(call.x(0), call.x(1), call.x(2), reduction=reduction)
 
 
 def _scatter_elements(call: Call) -> Result:
     """`scatter_nd` with every place spelled out."""
     x, places, updates = call.x(0), call.x(1), call.x(2)
-    axis = call.axis(call.int("axis", 0), len(x.shape))
+    axis = call.axis(call.integer("axis", 0), len(x.shape))
     shape = places.shape
     _check_places(call, 1, x.shape[axis])
     columns = []
@@ -153,12 +167,12 @@ def _scatter_elements(call: Call) -> Result:
             column = expand_to(reshape_to(ops.iota(size=size, dtype=DType.i64), line), shape)
         columns.append(reshape_to(column, (*shape, 1)))
     index = columns[0] if len(columns) == 1 else ops.concat(*columns, axis=-1)
-    reduction = call.str("reduction", "none")
-    return ops.scatter_nd(x, index, updates, reduction=reduction)  # type: ignore[no-any-return]
+    reduction = call.text("reduction", "none")
+    return ops.scatter_nd(x, index, updates, reduction=reduction)
 
 
 def _pad_attributes(call: Call) -> Result:
-    return _padded(call, call.ints("pads") or (), call.float("value", 0.0), None)
+    return _padded(call, call.integer_list("pads") or (), call.number("value", 0.0), None)
 
 
 def _pad(call: Call) -> Result:
@@ -182,10 +196,10 @@ def _padded(call: Call, pads: tuple[int, ...], value: float, axes: tuple[int, ..
         low[axis], high[axis] = pads[i], pads[len(chosen) + i]
     if not any(low) and not any(high):
         return x
-    mode = call.str("mode", "constant")
+    mode = call.text("mode", "constant")
     if mode == "constant":
         _check_budget(call, x, low, high)
-        return ops.pad(x, low=tuple(low), high=tuple(high), value=float(value))  # type: ignore[no-any-return]
+        return ops.pad(x, low=tuple(low), high=tuple(high), value=float(value))
     for axis in range(rank):
         if low[axis] or high[axis]:
             x = _mirrored(call, x, axis, low[axis], high[axis], mode)
@@ -217,7 +231,7 @@ def _mirrored(call: Call, x: Expr, axis: int, low: int, high: int, mode: str) ->
         places = np.where(places >= size, period - places, places)
     else:
         call.fail(f"padding by `{mode}` is not supported", hint="constant, edge, reflect or wrap")
-    return ops.gather(x, call.constant(places.astype(np.int64)), axis=axis)  # type: ignore[no-any-return]
+    return ops.gather(x, call.constant(places.astype(np.int64)), axis=axis)
 
 
 SLICING: Table = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
 from tunesmith.ir.diagnostics import CompilerError
 
-from .conftest import Cli, Result, write_model
+from .conftest import Cli, Result, linear, write_model
 
 
 def check_refused(result: Result, *expected: str) -> None:
@@ -77,6 +78,39 @@ def test_a_cycle(cli: Cli, tmp_path: Path) -> None:
         helper.make_node("Relu", ["b"], ["y"], "third"),
     ]
     compile_refused(cli, write_model(tmp_path / "cycle.onnx", nodes))
+
+
+def test_two_values_of_one_name(cli: Cli, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["y"])]
+    compile_refused(cli, write_model(tmp_path / "twice.onnx", nodes), "y")
+
+
+def test_a_value_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "ghost"], ["y"], "sum")]
+    compile_refused(cli, write_model(tmp_path / "ghost.onnx", nodes), "ghost")
+
+
+def test_a_negative_size(cli: Cli, model: Path) -> None:
+    loaded = onnx.load(model)
+    loaded.graph.initializer[0].dims[0] = -4
+    onnx.save_model(loaded, model)
+    compile_refused(cli, model, "w")
+
+
+@pytest.mark.parametrize("location", ["gone.bin", "../outside.bin", "/etc/hostname", "link.bin"])
+def test_external_data_that_must_not_be_read(cli: Cli, tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "outside.bin").write_bytes(bytes(1024))
+    (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
+    source = linear(folder / "external.onnx")
+    loaded = onnx.load(source)
+    tensor = loaded.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    source.write_bytes(loaded.SerializeToString())
+    compile_refused(cli, source, Path(location).name)
 
 
 def test_an_unknown_input_shape_and_dim(cli: Cli, model: Path) -> None:

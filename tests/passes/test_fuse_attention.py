@@ -1,4 +1,4 @@
-"""Why `fuse-attention` refuses, and what it tells about what it fuses."""
+"""Why `fuse-attention` and its neighbours refuse, and what they tell about what they fuse."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ from tunesmith.passes.pipeline import Pipeline
 from .reasons import found_reasons, refused_cases
 
 REFUSED = refused_cases("fuse-attention.nir")
+CASES = [
+    (name, what, reason, graph)
+    for name, what in (
+        ("fuse-attention", "attention"),
+        ("fuse-rotary", "rotary"),
+        ("lift-dequantize", "dequantize"),
+    )
+    for reason, graph in refused_cases(f"{name}.nir").items()
+]
 
 
-@pytest.mark.parametrize("reason", REFUSED)
-def test_near_miss(reason: str) -> None:
-    """A refused block stays as it is, and the note names the condition that failed."""
-    assert found_reasons(REFUSED[reason], "fuse-attention", "attention") == [reason]
+@pytest.mark.parametrize(("name", "what", "reason", "graph"), CASES)
+def test_near_miss(name: str, what: str, reason: str, graph: str) -> None:
+    """What is refused stays as it is, and the note names the condition that failed."""
+    assert found_reasons(graph, name, what) == [reason]
 
 
 def test_every_guard_has_a_case() -> None:

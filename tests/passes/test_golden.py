@@ -29,7 +29,9 @@ def _run(text: str, pipeline: str) -> tuple[str, list[bool]]:
     verify(graph)
     changed = Pipeline.parse(pipeline).run(graph, PassContext(), [Verify()])
     feeds = random_feeds(before)
-    assert_close(evaluate(before, feeds), evaluate(graph, feeds), rtol=2e-3 if "f16" in text else 1e-5)
+    assert_close(
+        evaluate(before, feeds), evaluate(graph, feeds), rtol=2e-3 if "f16" in text else 1e-5
+    )
     return print_graph(graph), changed
 
 
@@ -45,7 +47,9 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
         before, arrow, expected = f"{case}\n".partition(ARROW)
         after, changed = _run(before, pipeline)
         if expected.strip() == "unchanged":
-            assert not any(changed), f"{path.name}: this case must not change\n{before}\n=>\n{after}"
+            assert not any(changed), (
+                f"{path.name}: this case must not change\n{before}\n=>\n{after}"
+            )
             assert after == print_graph(parse_graph(before))
         elif not update:
             assert arrow and after == expected.strip(), f"{path.name}\n{before}\n=>\n{after}"

@@ -16,7 +16,8 @@ from tunesmith.ir.types import DType
 from ..evaluator import Evaluator
 from ..index import Index
 from ..schedule import fastmath
-from ..schedule.attention import emit_attention
+from ..schedule.attention import AttentionWork, emit_attention
+from ..schedule.attention import default as attention_default
 from ..schedule.batch_matmul import emit_batch_matmul
 from ..schedule.gemm import GemmKnobs, GemmWork, default, emit_gemm
 from .scalar import immediate
@@ -185,6 +186,12 @@ def emit_attention_group(
 
     offset = node.attributes["offset"]
     assert isinstance(offset, int | DimExpr)
+    work = AttentionWork(
+        queries=queries if isinstance(queries, int) else None,
+        keys=keys if isinstance(keys, int) else None,
+        head_size=_static(width),
+        value_size=_static(out),
+    )
     emit_attention(
         batch=size(batch),
         heads=_static(heads),
@@ -202,6 +209,7 @@ def emit_attention_group(
         causal=bool(node.attributes["causal"]),
         causal_offset=size(offset),
         softcap=float(node.attributes["softcap"]),  # type: ignore[arg-type]  # likewise
-        masked_row=str(node.attributes["masked_row"]),
+        masked_row="zero" if node.attributes["masked_row"] == "zero" else "nan",
         machine=machine,
+        knobs=attention_default(work, machine),
     )
