@@ -18,6 +18,7 @@ $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11" >&2; \
 	    echo "hint: make PYTHON=/path/to/a/newer/python" >&2; exit 1; }
+	@echo "making a virtual environment in $(VENV): once, a few minutes" >&2
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 

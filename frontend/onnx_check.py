@@ -11,7 +11,7 @@ from tunesmith.ir.diagnostics import FrontendError
 
 from .limits import LIMITS
 
-__all__ = ["check_model", "label", "opsets", "standard", "subgraphs"]
+__all__ = ["check_structure", "label", "opsets", "run_checker", "standard", "subgraphs"]
 
 STANDARD = "ai.onnx"
 SMALL = 1024  # bytes; larger initializers are hidden from the checker, whose copies cost memory
@@ -40,12 +40,11 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def check_model(model: ModelProto) -> None:
-    """Refuse a model that breaks a rule; `FrontendError` says which and where."""
+def check_structure(model: ModelProto) -> None:
+    """Refuse a model that is too large, or not a graph; `FrontendError` says where."""
     _check_header(model)
     _check_size(model)
     _check_graph(model)
-    _run_checker(model)
 
 
 def _check_header(model: ModelProto) -> None:
@@ -218,7 +217,7 @@ def _undefined(node: NodeProto, name: str, producers: dict[str, NodeProto], wher
     )
 
 
-def _run_checker(model: ModelProto) -> None:
+def run_checker(model: ModelProto) -> None:
     """The checker of ONNX, on the model without its large weights: those are inputs to it."""
     thin = ModelProto()
     thin.ir_version = max(model.ir_version, 4)

@@ -8,7 +8,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
-import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no types
 from onnx import GraphProto, ModelProto, NodeProto
 
@@ -20,7 +20,7 @@ from tunesmith.ir.rewriter import Rewriter
 from .limits import LIMITS
 from .onnx_builder import ImportBuilder
 from .onnx_call import Call, Rule, Tensor, constant_tensor
-from .onnx_check import check_model, label, opsets, standard, subgraphs
+from .onnx_check import check_structure, label, opsets, run_checker, standard, subgraphs
 from .onnx_fold import fold
 from .onnx_inputs import Bounds, Declared, declare_inputs
 from .onnx_ops import HINTS, RULES, find_rule
@@ -41,12 +41,22 @@ def import_onnx(
 ) -> Graph:
     """Check a model and build its graph."""
     model, folder = (source, None) if isinstance(source, ModelProto) else read_model(Path(source))
-    check_model(model)
+    try:
+        return _import(model, folder, shapes, dims)
+    except UnicodeDecodeError as error:
+        raise FrontendError(f"a name in the model is not text: {error.reason}") from error
+
+
+def _import(
+    model: ModelProto, folder: Path | None, shapes: Mapping[str, Sequence[int]], dims: Bounds
+) -> Graph:
+    check_structure(model)
+    weights = _Weights(model, folder)
+    run_checker(model)
     if model.functions:
         model = _inlined(model)
     _collect_unsupported(model)
     declared = declare_inputs(model.graph, shapes, dims)
-    weights = _Weights(model, folder)
     for _ in range(LIMITS.facts):
         try:
             graph = _Importer(model, declared, weights).run()

@@ -27,18 +27,40 @@ def text_of(shape: Iterable[Dim]) -> str:
 
 def at_least(a: Dim, b: Dim) -> bool | None:
     """Whether `a >= b` for all sizes that the symbols can have; `None` if it depends."""
-    low, high = bounds(a - b)
-    if low >= 0:
+    if _never_negative(a - b):
         return True
-    return False if high is not None and high < 0 else None
+    return False if _never_negative(b - a - 1) else None
+
+
+def _never_negative(rest: Dim) -> bool:
+    """Whether a difference is at least 0, with quotients replaced by what they lie between."""
+    if bounds(rest)[0] >= 0:
+        return True
+    scale = 1
+    for _ in range(8):
+        found = _quotient(rest)
+        if found is None or not isinstance(rest, DimExpr):
+            break
+        floor, factor = found
+        rest = (rest - DimExpr((((floor,), factor),))) * floor.denominator
+        least = floor.numerator if factor < 0 else floor.numerator - (floor.denominator - 1)
+        rest, scale = rest + least * factor, scale * floor.denominator
+    return bounds(rest)[0] > -scale
+
+
+def _quotient(rest: Dim) -> tuple[FloorDiv, int] | None:
+    """A term that is a quotient times a number."""
+    for monomial, factor in rest.terms if isinstance(rest, DimExpr) else ():
+        if len(monomial) == 1 and isinstance(monomial[0], FloorDiv):
+            return monomial[0], factor
+    return None
 
 
 def same(a: Dim, b: Dim) -> bool | None:
     """Whether `a == b` always (`True`), never (`False`), or sometimes (`None`)."""
     if a == b:
         return True
-    low, high = bounds(a - b)
-    return False if low > 0 or (high is not None and high < 0) else None
+    return False if _never_negative(a - b - 1) or _never_negative(b - a - 1) else None
 
 
 def plain_symbol(value: Dim) -> Sym | None:

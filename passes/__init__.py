@@ -5,7 +5,6 @@ from __future__ import annotations
 from .base import Pass
 from .canonicalize import Canonicalize
 from .convert_patch_conv import ConvertPatchConv
-from .convert_patch_conv import ConvertPatchConv
 from .decompose import Decompose
 from .eliminate_dead_code import EliminateDeadCode
 from .eliminate_duplicates import EliminateDuplicates
@@ -18,10 +17,8 @@ from .fuse_linear import FuseLinear
 from .fuse_relu import FuseRelu
 from .fuse_rms_norm import FuseRmsNorm
 from .fuse_rotary import FuseRotary
-from .fuse_rotary import FuseRotary
 from .fuse_silu import FuseSilu
 from .fuse_softmax import FuseSoftmax
-from .lift_dequantize import LiftDequantize
 from .lift_dequantize import LiftDequantize
 
 __all__ = ["PASSES"]

@@ -89,8 +89,13 @@ def plan_masks(
     *,
     causal: bool = False,
     offset: Dim = 0,
+    keep_rows: bool = True,
 ) -> MaskPlan:
-    """Split the masks into the causal triangle, conditions and sums; nothing is written yet."""
+    """Split the masks into the causal triangle, conditions and sums; nothing is written yet.
+
+    Without `keep_rows` the number that masks does not matter, if it is as good as -inf for rows
+    that see a key.
+    """
     parts = [_part(item.condition, item.batch) for item in shown]
     sums: list[tuple[Added, _Part | None]] = []
     for entry in added:
@@ -99,6 +104,7 @@ def plan_masks(
         if entry.fill is None:
             sums.append((entry, None))
             continue
+        as_good = swallows(entry.fill.number, entry.dtype)
         part = _part(entry.fill.shown, entry.batch)
         if entry.fill.number == -inf and entry.fill.shown.value.type.dtype is not DType.bool:
             found = causal_offset(entry.fill.shown)
@@ -106,7 +112,7 @@ def plan_masks(
                 sums.append((entry, None))
             else:
                 causal, offset = True, found
-        elif entry.fill.number == -inf:
+        elif entry.fill.number == -inf or (as_good and not keep_rows and not _is_float(part)):
             parts.append(part)
         elif part.left:
             sums.append((entry, part))
@@ -200,8 +206,12 @@ def _number(
 
 def _reads_whole(part: _Part) -> bool:
     """Whether a float mask stays as it is: all of its conditions are left, or it is a constant."""
-    unchanged = part.left == tuple(conditions(part.source))
-    return unchanged or part.source.value.type.dtype is not DType.bool
+    return _is_float(part) or part.left == tuple(conditions(part.source))
+
+
+def _is_float(part: _Part) -> bool:
+    """Whether the condition is a constant of floats, 0 where a score is shown."""
+    return part.source.value.type.dtype is not DType.bool
 
 
 def _reduce(builder: Builder, op: object, values: Sequence[Value]) -> Value | None:
@@ -222,7 +232,10 @@ def _fitted(builder: Builder, value: Value, batch: Shape, places: Shape) -> Valu
 
 def _fitted_axes(chain: Chain, value: Value, batch: Shape, places: Shape) -> Axes:
     """The axes of a mask over `[B, H, T, S]`; `Refused` if it does not lie in them."""
-    padded = ((),) * (len(batch) + 2 - value.type.rank) + chain.axes
+    axes = chain.axes
+    while len(axes) > len(batch) + 2 and not axes[0]:
+        axes = axes[1:]
+    padded = ((),) * (len(batch) + 2 - len(axes)) + axes
     outer, inner = padded[:-2], padded[-2:]
     if not any(outer):
         grouped: Axes | None = ((), ())

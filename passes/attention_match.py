@@ -105,7 +105,7 @@ def _nan_guard(value: Value, readers: list[Node]) -> Node | None:
     test, choice = readers if readers[0].op.name == "isnan" else readers[::-1]
     if test.op.name != "isnan" or choice.op.name != "where" or len(test.result.users) != 1:
         return None
-    condition, zero, otherwise = choice.operands
+    condition, zero, otherwise = choice.present_operands
     right = condition is test.result and scalar_of(zero) == 0.0 and otherwise is value
     return choice if right and choice.result.type == value.type else None
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunesmith.ir.builder import Builder
-from tunesmith.ir.graph import Graph, Node, Value
+from tunesmith.ir.graph import Graph, Node
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.rewriter import Rewriter
 
@@ -18,12 +17,11 @@ from .canonicalize_logic import LOGIC_RULES
 from .canonicalize_math import MATH_RULES
 from .canonicalize_movement import MOVEMENT_RULES
 from .canonicalize_rows import ROW_RULES
+from .local_rule import LocalRule, RuleTable
 
 __all__ = ["Canonicalize"]
 
-LocalRule = Callable[[Node, Builder], Value | Expr | None]
-
-_TABLES: tuple[dict[str, tuple[LocalRule, ...]], ...] = (
+_TABLES: tuple[RuleTable, ...] = (
     MATH_RULES, LOGIC_RULES, MOVEMENT_RULES, BROADCAST_RULES, INDEX_RULES, ROW_RULES,
 )  # fmt: skip
 _LIMIT = 64  # rewrites a node, on average, before we call it a circle

@@ -11,6 +11,7 @@ from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.movement import expand
 
 from .facts import single
+from .local_rule import RuleTable
 
 __all__ = ["BROADCAST_RULES"]
 
@@ -84,7 +85,7 @@ def constant_rank(node: Node, build: Builder) -> Value | None:
 
 
 def _lower(value: Value) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
-    """The elements of a known value in the lowest rank that broadcasts alike; `None` if it has it."""
+    """A known value in the lowest rank that broadcasts alike; `None` if it has that."""
     if value.producer is not None and value.producer.op is constant:
         assert value.constant is not None
         array = value.constant.array
@@ -96,4 +97,4 @@ def _lower(value: Value) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | 
     return None if number is None else np.asarray(number, dtype=value.type.dtype.numpy)
 
 
-BROADCAST_RULES = {"*": (drop_expand, sink_expand, constant_rank)}
+BROADCAST_RULES: RuleTable = {"*": (drop_expand, sink_expand, constant_rank)}

@@ -12,13 +12,14 @@ from tunesmith.ir.opset.movement import concat, expand, iota, reshape, slice_, t
 from tunesmith.ir.types import Shape
 
 from .facts import Range, counts, counts_along, uniform
+from .local_rule import RuleTable
 
 __all__ = ["INDEX_RULES"]
 
 
 @dataclass(frozen=True)
 class _Pick:
-    """What an index tensor takes from one axis: a range, laid along an axis of the index, or one."""
+    """What an index takes from one axis: a range, laid along an axis of the index, or one."""
 
     along: int | None
     taken: Range
@@ -158,7 +159,7 @@ def flat_index(node: Node, build: Builder) -> Expr | None:
     return None
 
 
-INDEX_RULES = {
+INDEX_RULES: RuleTable = {
     "gather": (gather_slice,),
     "gather_nd": (gather_nd_slice,),
     "add": (flat_index,),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.ir.builder import Builder
+from tunesmith.ir.dims import bounds
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.math import cast, logical_not
@@ -10,6 +11,7 @@ from tunesmith.ir.opset.movement import expand, full, reshape
 from tunesmith.ir.types import DType, TensorType
 
 from .facts import uniform, value_bounds
+from .local_rule import RuleTable
 
 __all__ = ["LOGIC_RULES"]
 
@@ -56,10 +58,8 @@ def decided(node: Node, build: Builder) -> Expr | None:
     if one is None or other is None:
         return None
     (low, high), (least, most) = one, other
-    below = high is not None and high < least  # x < y everywhere
-    above = most is not None and low > most
-    not_above = high is not None and high <= least
-    not_below = most is not None and low >= most
+    below, not_above = bounds(least - high)[0] > 0, bounds(least - high)[0] >= 0
+    above, not_below = bounds(low - most)[0] > 0, bounds(low - most)[0] >= 0
     same = low == high == least == most
     verdict = {
         "less": (below, not_below),
@@ -134,7 +134,7 @@ def fold_nothing(node: Node, build: Builder) -> Expr | None:
 
 _COMPARE = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
 
-LOGIC_RULES = {
+LOGIC_RULES: RuleTable = {
     "logical_and": (absorb,),
     "logical_or": (absorb,),
     "logical_xor": (exclusive,),

@@ -11,6 +11,7 @@ from tunesmith.ir.opset.math import cast, mul, rsqrt, sqrt
 from tunesmith.ir.types import DType
 
 from .facts import single, widens
+from .local_rule import RuleTable
 
 __all__ = ["MATH_RULES"]
 
@@ -168,7 +169,7 @@ def cast_of_comparison_with_zero(node: Node, build: Builder) -> Expr | None:
     return Expr(build, flag) if flag.type.dtype is DType.bool else None
 
 
-MATH_RULES = {
+MATH_RULES: RuleTable = {
     "*": (constant_right,),
     "add": (add_zero,),
     "sub": (sub_zero,),

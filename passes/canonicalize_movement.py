@@ -8,6 +8,8 @@ from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.movement import concat, expand, reshape, slice_, transpose
 
+from .local_rule import RuleTable
+
 __all__ = ["MOVEMENT_RULES"]
 
 
@@ -188,7 +190,7 @@ def reshape_of_moved_ones(node: Node, build: Builder) -> Expr | None:
     return reshape(Expr(build, x), shape=node.result.type.shape)  # type: ignore[no-any-return]
 
 
-MOVEMENT_RULES = {
+MOVEMENT_RULES: RuleTable = {
     "reshape": (same_shape, reshape_of_reshape, reshape_around_transpose, reshape_of_moved_ones),
     "transpose": (identity_transpose, transpose_of_transpose),
     "expand": (same_shape, expand_of_expand, expand_to_reshape),

@@ -7,6 +7,8 @@ from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.movement import reshape
 
+from .local_rule import RuleTable
+
 __all__ = ["ROW_RULES"]
 
 _ROW_OPERATORS = ("layer_norm", "linear", "matmul", "rms_norm", "softmax")
@@ -39,7 +41,9 @@ def sink_reshape(node: Node, build: Builder) -> Expr | None:
         return None
     if not _others_fit(node, sources) or node.result.type.rank != 2:
         return None
-    operands = [old if new is None else new for old, new in zip(node.operands, sources, strict=True)]
+    operands = [
+        old if new is None else new for old, new in zip(node.operands, sources, strict=True)
+    ]
     attributes = {**node.attributes, "axis": -1} if node.op.name == "softmax" else node.attributes
     (result,) = build.emit_values(node.op, operands, attributes)
     return reshape(Expr(build, result), shape=node.result.type.shape)  # type: ignore[no-any-return]
@@ -56,4 +60,4 @@ def _others_fit(node: Node, sources: list[Value | None]) -> bool:
     return node.op.name != "softmax" or node.attributes["axis"] in (-1, 1)
 
 
-ROW_RULES = {"*": (sink_reshape,)}
+ROW_RULES: RuleTable = {"*": (sink_reshape,)}

@@ -9,8 +9,8 @@ import numpy as np
 
 from tunesmith.ir.dims import Dim, exact_div, product
 from tunesmith.ir.graph import Graph, Node
-from tunesmith.ir.opset import linear, reshape, transpose
 from tunesmith.ir.ops import Expr
+from tunesmith.ir.opset import linear, reshape, transpose
 from tunesmith.ir.rewriter import Rewriter
 
 from .base import Note, Pass, PassContext

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.ir.dims import Dim, bounds, dim
+from tunesmith.ir.dims import Dim, dim
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.ops import Scalar
 from tunesmith.ir.types import DType, Shape
@@ -24,14 +24,26 @@ def widens(source: DType, target: DType) -> bool:
     if target is DType.bool:
         return False
     if source.is_integer and target.is_integer:
-        one, other = np.iinfo(source.numpy), np.iinfo(target.numpy)
-        return bool(other.min <= one.min and one.max <= other.max)
+        low, high = _limits(source)
+        least, most = _limits(target)
+        return least <= low and high <= most
     order = {DType.f16: 11, DType.bf16: 8, DType.f32: 24, DType.f64: 53}
     if source.is_integer:
-        return target in order and int(np.iinfo(source.numpy).bits) <= order[target]
+        low, high = _limits(source)
+        return target in order and max(-low, high) <= 2 ** order[target]
     if not target.is_float:
         return False
     return target is DType.f64 or (target is DType.f32 and source is not DType.f64)
+
+
+def _limits(dtype: DType) -> tuple[int, int]:
+    """The least and the greatest integer of a type."""
+    bits = 8 * dtype.bytes
+    return (
+        (0, 2**bits - 1)
+        if dtype.value.startswith("u")
+        else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    )
 
 
 def uniform(value: Value) -> Scalar | None:
@@ -74,33 +86,27 @@ def _source(value: Value) -> Value:
     return value
 
 
-def value_bounds(value: Value, depth: int = 16) -> tuple[int, int | None] | None:
-    """The least and the greatest that an integer value can be; `None` if nothing is known."""
+def value_bounds(value: Value, depth: int = 16) -> tuple[Dim, Dim] | None:
+    """The least and the greatest that an integer value can be, as sizes; `None` if not known."""
     node = value.producer
     if node is None or depth == 0 or not value.type.dtype.is_integer:
         return None
     if value.constant is not None:
         array = value.constant.array
         return (int(array.min()), int(array.max())) if 0 < array.size <= _SCAN else None
-    name = node.op.name
-    if name in _MOVES or name == "concat":
-        found = [value_bounds(x, depth - 1) for x in node.present_operands]
-        known = [f for f in found if f is not None]
-        if len(known) < len(found):
-            return None
-        highs = [high for _, high in known]
-        high = None if None in highs else max(h for h in highs if h is not None)
-        return min(low for low, _ in known), high
-    match name:
+    match node.op.name:
         case "iota":
-            high = bounds(_size(node))[1]
-            return 0, None if high is None else max(high - 1, 0)
+            return 0, _size(node) - 1
         case "dim_value":
-            low, high = bounds(_size(node))
-            return low, high
+            return _size(node), _size(node)
         case "full":
             number = node.attributes["value"]
             return (number, number) if isinstance(number, int) else None
+        case "reshape" | "expand" | "transpose" | "slice":
+            return value_bounds(node.present_operands[0], depth - 1)
+        case "concat":
+            found = {value_bounds(x, depth - 1) for x in node.present_operands}
+            return found.pop() if len(found) == 1 else None
         case "cast":
             source = node.present_operands[0]
             if source.type.dtype is DType.bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.ir.dims import evaluate_dim
 from tunesmith.ir.graph import Graph, Node
 from tunesmith.ir.interpreter import evaluate_node
 from tunesmith.ir.rewriter import Rewriter
@@ -24,7 +25,8 @@ class FoldConstants(Pass):
     """`f(constants)  =>  constant`, unless the constants would grow.
 
     A result is kept within the context's budget, and above 64 KiB within the bytes of the operands:
-    int8 weights stay int8, and `dequantize` stands however small it is. Another layout of a weight is a view, and always folds.
+    int8 weights stay int8, and `dequantize` stands however small it is. Another layout of a weight
+    is a view, and always folds.
     """
 
     name = "fold-constants"
@@ -50,7 +52,7 @@ def _foldable(node: Node, budget: int) -> bool:
         return False
     if node.op.name in _VIEWS:
         return True
-    size = sum(int(np.prod(v.type.shape, dtype=object)) * v.type.dtype.bytes for v in node.results)
+    size = sum(evaluate_dim(v.type.size, {}) * v.type.dtype.bytes for v in node.results)
     given = sum(constant.nbytes for constant in constants if constant is not None)
     return size <= budget and (size <= _SMALL or size <= given)
 
@@ -68,7 +70,9 @@ def _fold(node: Node, rewriter: Rewriter) -> None:
 
 def _arrays(node: Node) -> list[NDArray[np.generic]]:
     """What a node gives, by the interpreter; a view where only the layout changes."""
-    operands = [None if v is None or v.constant is None else v.constant.array for v in node.operands]
+    operands = [
+        None if v is None or v.constant is None else v.constant.array for v in node.operands
+    ]
     if node.op.name == "transpose" and operands[0] is not None:
         perm = node.attributes["perm"]
         assert isinstance(perm, tuple)

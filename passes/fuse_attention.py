@@ -27,9 +27,14 @@ class FuseAttention(Pass):
     Heads that are repeated for groups are looked through, and a mask that is provably the causal
     triangle becomes an attribute. In f16 and bf16 casts around the softmax go: kernels sum in f32,
     the meaning rounds weights to the type of the scores.
+
+    A row that is masked entirely keeps its meaning: NaN, 0, or the mean of the values where the
+    mask is a finite number. That binds a triangle and a padding mask of such a number together;
+    without `keep_masked_rows` they come apart, and these rows give 0.
     """
 
     name = "fuse-attention"
+    keep_masked_rows: bool = True
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         """Fuse every block, and put attentions that were imported as such into canonical form."""
@@ -38,9 +43,9 @@ class FuseAttention(Pass):
             if node.owner is None:
                 continue
             if node.op.name == "softmax":
-                _fuse(node, rewriter, context)
+                _fuse(node, rewriter, context, self.keep_masked_rows)
             elif node.op is attention:
-                _tidy(node, rewriter, context)
+                _tidy(node, rewriter, context, self.keep_masked_rows)
         return rewriter.changed
 
 
@@ -50,7 +55,7 @@ def _note(context: PassContext, node: Node, reason: str, kind: str = "near-miss"
     )
 
 
-def _fuse(softmax: Node, rewriter: Rewriter, context: PassContext) -> None:
+def _fuse(softmax: Node, rewriter: Rewriter, context: PassContext, keep_rows: bool) -> None:
     """Fuse the block around one softmax, or say why not if it looks like one."""
     combine, masked_row, reason = None, "nan", ""
     try:
@@ -70,7 +75,7 @@ def _fuse(softmax: Node, rewriter: Rewriter, context: PassContext) -> None:
         _note(context, softmax, reason)
         return
     try:
-        plan = _Plan.of(block)
+        plan = _Plan.of(block, keep_rows)
     except Refused as refusal:
         _note(context, softmax, str(refusal))
         return
@@ -119,7 +124,7 @@ class _Plan:
     result: Value  # that it replaces
 
     @classmethod
-    def of(cls, block: Block) -> _Plan:
+    def of(cls, block: Block, keep_rows: bool) -> _Plan:
         """The plan for a block; `Refused` says why there is none."""
         scores = block.product.result.type
         batch = scores.shape[:-2]
@@ -134,7 +139,7 @@ class _Plan:
         k_axes = (*_grouped(k, batch, heads, "keys"), *k.axes[:-3:-1])
         v_axes = (*_grouped(v, outer, heads, "values"), *v.axes[-2:])
         k_axes, v_axes = _without_repeats(k_axes, v_axes)
-        masks = plan_masks(block.shown, block.added)
+        masks = plan_masks(block.shown, block.added, keep_rows=keep_rows)
         masks.check(places)
         return cls(
             _Moved(q, q_axes),
@@ -145,7 +150,7 @@ class _Plan:
             _dtype(block),
             block.scale * q.factor * k.factor,
             block.softcap,
-            block.masked_row if masks.can_hide_row else "nan",
+            _masked_row(block.masked_row, masks, keep_rows),
             block.combine.result,
         )
 
@@ -185,6 +190,12 @@ class _Plan:
             "softcap": self.softcap,
             "masked_row": self.masked_row,
         }
+
+
+def _masked_row(old: str, masks: MaskPlan, keep_rows: bool) -> str:
+    if not masks.can_hide_row:
+        return "nan"
+    return old if keep_rows else "zero"
 
 
 def _size(axis: tuple[Atom, ...]) -> Dim:
@@ -249,7 +260,7 @@ def _dtype(block: Block) -> DType:
     return widest
 
 
-def _tidy(node: Node, rewriter: Rewriter, context: PassContext) -> None:
+def _tidy(node: Node, rewriter: Rewriter, context: PassContext, keep_rows: bool) -> None:
     """Look through repeated heads and split the mask of an attention that was imported as one."""
     q_value, k_value, v_value = node.present_operands[:3]
     mask = node.operands[3] if len(node.operands) > 3 else None
@@ -262,7 +273,8 @@ def _tidy(node: Node, rewriter: Rewriter, context: PassContext) -> None:
     causal, offset = bool(node.attributes["causal"]), node.attributes["offset"]
     scale, softcap = node.attributes["scale"], node.attributes["softcap"]
     assert isinstance(scale, float) and isinstance(softcap, float)
-    masks = plan_masks(shown, added, causal=causal, offset=offset)  # type: ignore[arg-type]  # a dim
+    assert not isinstance(offset, tuple | str | float)
+    masks = plan_masks(shown, added, causal=causal, offset=offset, keep_rows=keep_rows)  # type: ignore[arg-type]  # a dim
     q, k, v = Chain(q_value, scales=True), Chain(k_value, scales=True), Chain(v_value)
     k_axes, v_axes = k.axes, v.axes
     if k_value.type.shape[1] == v_value.type.shape[1] == places[1]:
@@ -276,7 +288,7 @@ def _tidy(node: Node, rewriter: Rewriter, context: PassContext) -> None:
         q_value.type.dtype,
         scale * q.factor * k.factor,
         softcap,
-        str(node.attributes["masked_row"]) if masks.can_hide_row else "nan",
+        _masked_row(str(node.attributes["masked_row"]), masks, keep_rows),
         node.result,
     )
     if masks.kept_triangle:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.activation import clip
 from tunesmith.ir.opset.math import maximum, minimum
-from tunesmith.ir.ops import Expr
 
 from .fuse_pass import FusePass
 from .patterns import Match

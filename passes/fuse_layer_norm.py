@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.math import div, pow_, rsqrt, sqrt
 from tunesmith.ir.opset.norm import layer_norm
 from tunesmith.ir.opset.reduce import reduce_mean
-from tunesmith.ir.ops import Expr
 
 from .fuse_pass import FusePass
 from .patterns import Match

@@ -9,10 +9,10 @@ import numpy as np
 from tunesmith.ir.builder import Builder
 from tunesmith.ir.constants import Constant
 from tunesmith.ir.graph import Value
+from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.activation import ACTIVATIONS, dequantize, linear
 from tunesmith.ir.opset.control import matmul
 from tunesmith.ir.opset.math import cast
-from tunesmith.ir.ops import Expr
 
 from .fuse_pass import FusePass
 from .patterns import ANY, Match

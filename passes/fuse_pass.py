@@ -18,6 +18,7 @@ from .patterns import Match, Pattern, Search, find_matches, trace_patterns
 __all__ = ["FusePass"]
 
 _PATTERNS: dict[type[FusePass], tuple[Pattern, ...]] = {}
+_ROUNDS = 8
 _TRIES = 16  # matches of one pattern at one root that are shown to the guard
 
 
@@ -60,13 +61,11 @@ class FusePass(Pass):
         """Fuse every match."""
         rewriter = Rewriter(graph)
         refused: dict[Node, Note] = {}
-        for _ in range(8):
-            before = len(context.notes)
+        for _ in range(_ROUNDS):
             refused.clear()
-            for node in reversed(list(graph.nodes)):
-                if node.owner is not None:
-                    self._fuse_at(node, rewriter, context, refused)
-            if len(context.notes) == before:
+            nodes = reversed(list(graph.nodes))
+            fused = [n.owner and self._fuse_at(n, rewriter, context, refused) for n in nodes]
+            if not any(fused):
                 break
         seen = set(context.notes)
         context.notes.extend(
@@ -76,7 +75,8 @@ class FusePass(Pass):
 
     def _fuse_at(
         self, root: Node, rewriter: Rewriter, context: PassContext, refused: dict[Node, Note]
-    ) -> None:
+    ) -> bool:
+        """Try the patterns on one root; tells whether one was rewritten."""
         note = Note(self.name, "match", self.result.name, str(root.location))
         reason = ""
         for pattern in self.patterns():
@@ -88,8 +88,9 @@ class FusePass(Pass):
                 if refusal is None:
                     refusal = self._rewrite(match, rewriter)
                 if refusal is None:
-                    context.notes.append(note)
-                    return
+                    if self.result not in {node.op for node in match.terms.values()}:
+                        context.notes.append(note)  # else it has only grown
+                    return True
                 reason = reason or refusal
                 if tries + 1 >= _TRIES:
                     break
@@ -97,6 +98,7 @@ class FusePass(Pass):
                 reason = search.reason
         if reason:
             refused[root] = replace(note, kind="near-miss", reason=reason)
+        return False
 
     def _refusal(self, match: Match) -> str | None:
         refusal = self.guard(match)

@@ -8,10 +8,10 @@ import numpy as np
 
 from tunesmith.ir.builder import Builder
 from tunesmith.ir.graph import Value
+from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.math import div, pow_, reciprocal, rsqrt, sqrt
 from tunesmith.ir.opset.norm import rms_norm
 from tunesmith.ir.opset.reduce import reduce_mean
-from tunesmith.ir.ops import Expr
 
 from .fuse_pass import FusePass
 from .patterns import Match
@@ -25,28 +25,28 @@ def _mean_square(x: Expr) -> Expr:
 
 def scaled_first(x: Expr, weight: Expr, /, *, epsilon: float) -> Expr:
     """The weight comes before the division."""
-    return x * weight * rsqrt(_mean_square(x) + epsilon)
+    return x * weight * rsqrt(_mean_square(x) + epsilon)  # type: ignore[no-any-return]  # operators hand back Any
 
 
 def scale_apart(x: Expr, weight: Expr, /, *, epsilon: float) -> Expr:
     """The weight and the root are multiplied first."""
-    return x * (rsqrt(_mean_square(x) + epsilon) * weight)
+    return x * (rsqrt(_mean_square(x) + epsilon) * weight)  # type: ignore[no-any-return]  # operators hand back Any
 
 
 def divided(x: Expr, weight: Expr, /, *, epsilon: float) -> Expr:
     """The root divides."""
-    return div(x, sqrt(_mean_square(x) + epsilon)) * weight
+    return div(x, sqrt(_mean_square(x) + epsilon)) * weight  # type: ignore[no-any-return]  # operators hand back Any
 
 
 def powered(x: Expr, weight: Expr, /, *, epsilon: float) -> Expr:
     """The dynamo exporter at opset 18, before canonicalization."""
     mean_square = reduce_mean(pow_(x, 2.0), axes=(-1,), keepdims=True)
-    return x * reciprocal(sqrt(mean_square + epsilon)) * weight
+    return x * reciprocal(sqrt(mean_square + epsilon)) * weight  # type: ignore[no-any-return]  # operators hand back Any
 
 
 def weightless(x: Expr, /, *, epsilon: float) -> Expr:
     """No weight: as if it were ones."""
-    return x * rsqrt(_mean_square(x) + epsilon)
+    return x * rsqrt(_mean_square(x) + epsilon)  # type: ignore[no-any-return]  # operators hand back Any
 
 
 def weightless_divided(x: Expr, /, *, epsilon: float) -> Expr:

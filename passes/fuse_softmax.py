@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from tunesmith.ir.opset.activation import softmax
 
 from .fuse_pass import FusePass
-from .patterns import Match
 
 __all__ = ["FuseSoftmax"]
 
@@ -18,7 +17,3 @@ class FuseSoftmax(FusePass):
 
     name = "fuse-softmax"
     result = softmax
-
-    def guard(self, match: Match) -> str | None:
-        """Always allowed: maximum and sum run over the same one axis by the pattern."""
-        return None

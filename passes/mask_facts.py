@@ -181,9 +181,14 @@ def causal_offset(condition: Condition) -> Dim | None:
 
 
 def _triangle(condition: Condition) -> Dim | None:
-    """The offset of a constant triangle, whole or sliced."""
+    """The offset of a constant triangle, whole or sliced.
+
+    One row, or one column, is no triangle, even if it looks like one: it is broadcast.
+    """
     value = condition.value
     shift: Dim = 0
+    if value.type.rank < 2 or 1 in value.type.shape[-2:]:
+        return None
     while (node := value.producer) is not None:
         if node.op.name == "slice":
             axis, start, step = (node.attributes[k] for k in ("axis", "start", "step"))

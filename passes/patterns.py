@@ -225,16 +225,15 @@ def _match_node(term: Applied, value: Value, match: Match, search: Search) -> It
         what = "an input" if node is None else f"`{node.op.name}`"
         search.stopped(match, f"`%{value.name}` is {what}, not `{term.op.name}`")
         return
-    found: Match | None = replace(match, terms={**match.terms, term: node})
+    found = replace(match, terms={**match.terms, term: node})
     rank = node.operands[0].type.rank if node.operands and node.operands[0] is not None else 0
     for name, wanted in term.attributes.items():
-        assert found is not None
-        found, before = _fill_attribute(name, wanted, node.attributes[name], found, rank), found
-        if found is None:
+        filled = _fill_attribute(name, wanted, node.attributes[name], found, rank)
+        if filled is None:
             text = f"`{name}` of `{node.op.name}` is {node.attributes[name]}, not {_text(wanted)}"
-            search.stopped(before, text)
+            search.stopped(found, text)
             return
-    assert found is not None
+        found = filled
     count = max(len(term.operands), len(node.operands))
     terms = [*term.operands, *[None] * (count - len(term.operands))]
     values = [*node.operands, *[None] * (count - len(node.operands))]

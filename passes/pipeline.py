@@ -67,7 +67,9 @@ class Pipeline:
             rest = self.passes[place + 1 :]
             try:
                 if isinstance(one, Repeat):
-                    changes.append(Pipeline(one.passes).run_group(graph, context, instruments, rest))
+                    changes.append(
+                        Pipeline(one.passes).run_group(graph, context, instruments, rest)
+                    )
                 else:
                     changes.append(_run_pass(one, rest, graph, context, instruments))
             except Exception as error:
@@ -139,7 +141,9 @@ def _default(field: Any) -> object:
 
 def _value_text(value: object) -> str:
     if isinstance(value, tuple):
-        value = " ".join(map(_value_text, value))
+        value = " ".join(
+            str(item).lower() if isinstance(item, bool) else str(item) for item in value
+        )
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if re.fullmatch(r"[^\s,{}=\"]+", text) else f'"{text}"'
 

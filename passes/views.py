@@ -95,27 +95,32 @@ def regroup(atoms: Iterable[Atom], shape: Shape) -> Axes | None:
     return None if queue else tuple(axes)
 
 
-def scalar_of(value: Value | None) -> float | None:
+def scalar_of(value: Value) -> float | None:
     """The number that fills a tensor known to be uniform, whatever its shape."""
-    while value is not None and value.producer is not None:
-        node = value.producer
-        if node.op.name in ("reshape", "expand", "transpose", "slice"):
-            value = node.operands[0]
-            continue
-        if node.op.name == "cast" and value.type.dtype.is_float:
-            value = node.operands[0]
-            continue
-        if node.op.name == "full":
-            filled = node.attributes["value"]
-            assert isinstance(filled, bool | int | float)
-            return float(filled)
-        constant = value.constant
-        if constant is None or constant.array.size == 0 or constant.array.size > 1 << 20:
-            return None
-        items = constant.array.reshape(-1)
-        same = items[0] == items[-1] and bool(np.all(items == items[0]))
-        return float(items[0]) if same else None
-    return None
+    dtype = value.type.dtype
+    while (node := value.producer) is not None:
+        moves = node.op.name in ("reshape", "expand", "transpose", "slice")
+        if not moves and not (node.op.name == "cast" and value.type.dtype.is_float):
+            break
+        value = node.present_operands[0]
+    number = _filled(value)
+    if number is None or not dtype.is_float:
+        return number
+    with np.errstate(over="ignore"):
+        return float(np.asarray(number).astype(dtype.numpy))
+
+
+def _filled(value: Value) -> float | None:
+    """`scalar_of` for what a tensor was moved from."""
+    if value.producer is not None and value.producer.op.name == "full":
+        number = value.producer.attributes["value"]
+        assert isinstance(number, bool | int | float)
+        return float(number)
+    if value.constant is None or not 0 < value.constant.array.size <= 1 << 20:
+        return None
+    items = value.constant.array.reshape(-1)
+    same = items[0] == items[-1] and bool(np.all(items == items[0]))
+    return float(items[0]) if same else None
 
 
 def scaling(node: Node) -> tuple[Value, float] | None:

@@ -25,8 +25,8 @@ _O1 = (
     "fuse-rms-norm",
     "fuse-gelu",
     "fuse-silu",
+    "fuse-clip",  # before relu, which is half of a clip from 0
     "fuse-relu",
-    "fuse-clip",
     "fuse-linear",
     _TIDY,
 )
@@ -40,8 +40,8 @@ _O2 = (
     "fuse-rms-norm",
     "fuse-gelu",  # before linear, whose epilogue it may become
     "fuse-silu",
+    "fuse-clip",  # before relu, which is half of a clip from 0
     "fuse-relu",
-    "fuse-clip",
     "fuse-rotary",  # before attention: its slices would hide how heads are arranged
     "fuse-attention",
     "convert-patch-conv",  # its transposes meet those of the model

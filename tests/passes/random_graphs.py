@@ -12,9 +12,37 @@ from tunesmith.ir.dims import dim
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset import (
-    cast, clip, concat, cos, expand, gather, gelu, greater, greater_equal, iota, layer_norm, linear,
-    logical_and, logical_not, matmul, maximum, minimum, neg, pow_, relu, reshape, rms_norm, rsqrt,
-    sigmoid, silu, slice_, softmax, sqrt, tanh, transpose, where,
+    cast,
+    clip,
+    concat,
+    cos,
+    expand,
+    gather,
+    gelu,
+    greater,
+    greater_equal,
+    iota,
+    layer_norm,
+    linear,
+    logical_and,
+    logical_not,
+    matmul,
+    maximum,
+    minimum,
+    neg,
+    pow_,
+    relu,
+    reshape,
+    rms_norm,
+    rsqrt,
+    sigmoid,
+    silu,
+    slice_,
+    softmax,
+    sqrt,
+    tanh,
+    transpose,
+    where,
 )  # fmt: skip
 from tunesmith.ir.types import DType, TensorType
 
@@ -66,7 +94,7 @@ def _table(build: Builder, x: Expr, y: Expr, k: int) -> Expr:
     index = build.constant(np.arange(k % 3, k % 3 + 2, dtype=np.int64))
     rows = gather(table, index)
     first = gather(x, build.constant(np.asarray(-1 if k % 2 else 0, np.int64)), axis=1)
-    return x + reshape(first, shape=(B, 1, WIDTH)) + slice_(rows, axis=0, start=1, stop=2)
+    return x + reshape(first, shape=(B, 1, WIDTH)) + slice_(rows, axis=0, start=1, stop=2)  # type: ignore[no-any-return]  # operators hand back Any
 
 
 STEPS: tuple[Step, ...] = (

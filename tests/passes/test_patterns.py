@@ -11,20 +11,20 @@ from tunesmith.passes.fuse_rms_norm import FuseRmsNorm
 from tunesmith.passes.patterns import Search, find_matches, trace_patterns
 
 RMS = """graph @f(%x: f32[B, 4], %w: f32[4], %e: f32[]) {{
-  %q = mul(%x, %x)
+  %q = mul(%x, {square})
   %v = reduce_mean(%q) {{axes = [-1], keepdims = true}}
   %eps = constant() {{value = f32[] 1e-05}}
   %ve = add(%v, {epsilon})
-  %r = {root}(%ve)
+  %r = rsqrt(%ve)
   %n = mul(%x, %r)
   %y = mul(%n, %w)
   return %y{more}
 }}"""
 
 
-def _notes(epsilon: str = "%eps", root: str = "rsqrt", more: str = "") -> list[Note]:
+def _notes(epsilon: str = "%eps", square: str = "%x", more: str = "") -> list[Note]:
     context = PassContext()
-    FuseRmsNorm().run(parse_graph(RMS.format(epsilon=epsilon, root=root, more=more)), context)
+    FuseRmsNorm().run(parse_graph(RMS.format(epsilon=epsilon, square=square, more=more)), context)
     return context.notes
 
 
@@ -36,11 +36,11 @@ def test_match_is_noted() -> None:
 
 
 def test_near_misses_say_why() -> None:
-    """A value that escapes, a constant that is none, an operator that is another."""
+    """A value that escapes, a constant that is none, another operand."""
     reasons = {
         "`%v` is used outside of the match": _notes(more=", %v"),
         "`%e` is not a constant of one element": _notes(epsilon="%e"),
-        "`%r` is `exp`, not `rsqrt`": _notes(root="exp"),
+        "`%w` is not `%x`": _notes(square="%w"),
     }
     for reason, notes in reasons.items():
         assert all(note.kind == "near-miss" for note in notes)

@@ -87,7 +87,9 @@ def test_failure_names_the_pass() -> None:
     """The notes of an error say which pass of how many."""
     graph = parse_graph(TEXT)
     with pytest.raises(RuntimeError) as caught:
-        Pipeline([Canonicalize(), Repeat(passes=(Canonicalize(), Fails()))]).run(graph, PassContext())
+        Pipeline([Canonicalize(), Repeat(passes=(Canonicalize(), Fails()))]).run(
+            graph, PassContext()
+        )
     assert caught.value.__notes__ == ["in pass 2 of 2: fails", "in pass 2 of 2: repeat"]
 
 

@@ -26,8 +26,15 @@ def _weights(graph: Graph) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.
     return {c.digest: c.array for c in constants if c is not None}
 
 
-@pytest.mark.parametrize("pipeline", [TIDY, PRESETS["O0"], PRESETS["O2"], f"decompose,{PRESETS['O2']}"],
-                         ids=["tidy", "O0", "O2", "decompose-O2"])  # fmt: skip
+PIPELINES = {
+    "tidy": TIDY,
+    "O0": PRESETS["O0"],
+    "O2": PRESETS["O2"],
+    "decompose-O2": f"decompose,{PRESETS['O2']}",
+}
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
 @settings(max_examples=60, suppress_health_check=SLOW)
 @given(graph=graphs())
 def test_the_meaning_stays(pipeline: str, graph: Graph) -> None:

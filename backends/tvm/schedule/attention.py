@@ -64,9 +64,7 @@ def default(work: AttentionWork, machine: Machine) -> AttentionKnobs:
     row = emit.FLOAT_BYTES * (vectors * lanes + work.value_size)
     block = max(tile, min(96, machine.l1_bytes * 3 // 4 // row) // tile * tile)
     unroll = next(u for u in (4, 2, 1) if work.head_size % u == 0)
-    return AttentionKnobs(
-        query_vectors=vectors, tile_keys=tile, block_keys=block, unroll_d=unroll
-    )
+    return AttentionKnobs(query_vectors=vectors, tile_keys=tile, block_keys=block, unroll_d=unroll)
 
 
 def emit_attention(
@@ -299,8 +297,9 @@ class _Attention:
         """Add the weighted values of a block to the result, some rows and columns at a time."""
         width = self.width()
         vectors = self.value_size // width
-        chunk = next(c for c in ((4, 3, 2, 1) if self.registers >= 32 else (2, 1)) if vectors % c == 0)
-        height = 8 if chunk <= 3 and self.registers >= 32 else 4
+        many = self.registers >= 32
+        chunk = next(c for c in ((4, 3, 2, 1) if many else (2, 1)) if vectors % c == 0)
+        height = min(self.block, 8 if chunk <= 3 and many else 4)
         with emit.loop(self.block // height) as tile, emit.loop(vectors // chunk) as part:
             i0, d0 = T.Bind(tile * height), T.Bind(part * (chunk * width))
             sums = emit.registers(height * chunk, width)
