@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
+from tunesmith.runtime.manifest import Json
 
 __all__ = ["Backend", "Library", "Lowered", "TuningRecords"]
 
@@ -25,7 +26,7 @@ class Lowered:
     target: Target
     module: object
     weights: list[tuple[str, NDArray[np.generic]]]
-    kernels: list[dict[str, object]] = field(default_factory=list)
+    kernels: list[dict[str, Json]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

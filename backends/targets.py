@@ -56,7 +56,9 @@ def find_target(name: str, threads: int | None = None) -> Target:
     """
     if name == "host":
         features = host_features()
-        levels = (t for t in TARGETS.values() if all(f in features for f in map(_plain, t.features)))
+        levels = (
+            t for t in TARGETS.values() if all(f in features for f in map(_plain, t.features))
+        )
         level = next(levels, None)
         if level is None:
             raise UnsupportedTarget(

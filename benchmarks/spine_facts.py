@@ -11,12 +11,13 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import tunesmith
 from benchmarks.spine_rows import Facts
 
 __all__ = ["ROOT", "commit", "gather", "measure_starts", "now"]
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("tunesmith", "apache-tvm", "apache-tvm-ffi", "onnxruntime", "onnx", "numpy", "torch",
+PACKAGES = ("apache-tvm", "apache-tvm-ffi", "onnxruntime", "onnx", "numpy", "torch",
             "transformers")  # fmt: skip
 FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "sve")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -54,6 +55,7 @@ def gather() -> Facts:
         "system": platform.platform(),
         "governor": GOVERNOR.read_text().strip() if GOVERNOR.is_file() else "unknown",
         "python": platform.python_version(),
+        "tunesmith": str(tunesmith.__version__),
     }
     for package in PACKAGES:
         try:

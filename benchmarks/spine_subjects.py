@@ -72,7 +72,7 @@ class Subject:
     def feeds(self, size: Size, seed: int = 0) -> zoo.Arrays:
         """Inputs of one size; rows after the first are padded at the end."""
         if self.entry is not None:
-            return zoo.inputs(self.entry, *size, seed=seed)
+            return zoo.inputs(self.entry, size[0], size[-1], seed)
         random = np.random.default_rng(seed)
         batch, sequence = size
         lengths = random.integers(max(1, sequence // 2), sequence, (batch, 1), endpoint=True)

@@ -202,7 +202,8 @@ def _compiles_section(rows: Sequence[Row]) -> Iterator[str]:
     misses = [
         f"* `{row['key']}`: {miss}"
         for row in mine
-        for miss in row.get("compiled", {}).get("near_misses", ())  # type: ignore[attr-defined]  # its default
+        if "compiled" in row
+        for miss in row["compiled"]["near_misses"]
     ]
     if misses:
         yield "Near misses of attention:"

@@ -17,12 +17,10 @@ class Limits:
     nodes: int = 50_000  # subgraphs and functions, expanded, included
     depth: int = 32  # of subgraphs inside each other
     rank: int = 16
-    elements: int = 1 << 62  # of one declared tensor
+    elements: int = 1 << 62  # of one declared tensor: its bytes are still counted in 64 bits
     name_bytes: int = 1024
-    constant_bytes: int = 64 * MEBIBYTE  # one constant that import works out
-    folded_factor: int = 2  # all of them, as a multiple of the model …
-    folded_floor: int = 64 * MEBIBYTE  # … but this much in any case
-    content: int = 1024  # elements of a shape, or of a tensor of indices, that import looks into
+    content: int = 1024  # elements of a constant that import works out: nothing larger is folded
+    padding: int = 1 << 40  # elements added to one axis
     facts: int = 64  # sizes found equal, or bounded, by the model itself
     opsets: tuple[int, int] = (7, 28)
 

@@ -52,6 +52,7 @@ def _check_header(model: ModelProto) -> None:
         raise FrontendError("this is not an ONNX model", hint="it has no graph, or no version")
     versions: dict[str, int] = {}
     for entry in model.opset_import:
+        _check_name(entry.domain, "a domain")
         domain = standard(entry.domain)
         if versions.setdefault(domain, entry.version) != entry.version:
             raise FrontendError(f"the model imports two versions of `{domain or STANDARD}`")
@@ -88,6 +89,9 @@ def _check_size(model: ModelProto) -> None:
 
 def _check_functions(model: ModelProto) -> None:
     """Refuse functions that call themselves, or that grow past the limit once inlined."""
+    for function in model.functions:
+        for name in (function.name, function.domain, function.overload):
+            _check_name(name, "a function")
     bodies = {(standard(f.domain), f.name, f.overload): f for f in model.functions}
     if len(bodies) != len(model.functions):
         raise FrontendError("two functions of the model have one name")
@@ -132,7 +136,9 @@ def _all_nodes(nodes: object) -> Iterator[NodeProto]:
             work.extend(graph.node)
 
 
-def _check_name(name: str, what: str) -> None:
+def _check_name(name: object, what: str) -> None:
+    if not isinstance(name, str):  # protobuf hands out bytes where a text is not UTF-8
+        raise FrontendError(f"the name of {what} is not text", where=repr(name)[:40])
     if "\0" in name or len(name.encode("utf-8", "surrogatepass")) > LIMITS.name_bytes:
         raise FrontendError(
             f"the name of {what} is too long, or holds a zero byte",
@@ -174,6 +180,10 @@ def _check_scope(graph: GraphProto, outer: frozenset[str], where: str) -> None:
 def _check_nodes(nodes: list[NodeProto], names: set[str], outputs: list[str], where: str) -> None:
     producers: dict[str, NodeProto] = {}
     for node in nodes:
+        for text in (node.name, node.op_type, node.domain, *node.input):
+            _check_name(text, "a node, its operator or its operands")
+        for attribute in node.attribute:
+            _check_name(attribute.name, "an attribute")
         for name in node.output:
             _check_name(name, "a value")
             if name and (name in producers or name in names):

@@ -22,6 +22,8 @@ def map_external(tensor: TensorProto, folder: Path | None, needed: int) -> NDArr
     where = f"initializer `{tensor.name}`"
     entries: dict[str, str] = {}
     for entry in tensor.external_data:
+        if not isinstance(entry.key, str) or not isinstance(entry.value, str):
+            raise FrontendError("its external data is not text", where=where)
         if entry.key not in KEYS:
             raise FrontendError(
                 f"its external data has the unknown key `{entry.key[:64]}`",

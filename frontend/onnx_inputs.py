@@ -98,7 +98,7 @@ def _declare(
     for axis, size in enumerate(tensor.shape.dim):
         if size.HasField("dim_value"):
             sizes.append(int(size.dim_value))
-        elif size.dim_param:
+        elif size.dim_param and isinstance(size.dim_param, str):
             sizes.append(_expression(size.dim_param, declared))
         else:
             sizes.append(declared.symbol(f"{value.name}_{axis}"))

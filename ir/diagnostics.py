@@ -39,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Location:
-    """Where a node comes from: the name and the operator of the imported node, or a line of text."""
+    """Where a node comes from: name and operator of the imported node, or a line of text."""
 
     name: str = ""
     operator: str = ""

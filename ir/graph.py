@@ -56,7 +56,7 @@ class Value:
 
 
 class Node:
-    """One operator applied: operands (`None` where an optional one is absent), attributes, results."""
+    """One operator applied: operands (`None` where one is absent), attributes, results."""
 
     __slots__ = ("attributes", "location", "next", "op", "operands", "owner", "previous", "results")
 

@@ -70,9 +70,7 @@ def _all(x: Array, *, axes: Axes, keepdims: bool) -> Array:
     return np.asarray(np.all(x, axes, keepdims=keepdims))
 
 
-def _place(
-    find: Callable[..., Array], x: Array, axis: int, keepdims: bool, last: bool
-) -> Array:
+def _place(find: Callable[..., Array], x: Array, axis: int, keepdims: bool, last: bool) -> Array:
     wide = _wide(x)
     if not last:
         return np.asarray(find(wide, axis, keepdims=keepdims)).astype(np.int64)

@@ -63,9 +63,7 @@ def save_onnx(graph: Graph, path: str | Path, external_above: int = EXTERNAL_ABO
     path.write_bytes(model.SerializeToString())
 
 
-def _export(
-    graph: Graph, store: Callable[[Constant, str], onnx.TensorProto]
-) -> onnx.ModelProto:
+def _export(graph: Graph, store: Callable[[Constant, str], onnx.TensorProto]) -> onnx.ModelProto:
     functions = _Functions()
     scope = GraphScope(graph.inputs, symbol_sources([value.type for value in graph.inputs]))
     for value in graph.inputs:

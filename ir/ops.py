@@ -64,9 +64,7 @@ class Expr:
     def _binary(self, name: str, other: Expr | Scalar, swap: bool = False) -> Expr:
         right = other if isinstance(other, Expr) else self.emitter.literal(other, self)
         pair = (right, self) if swap else (self, right)
-        result = OPS[name](*pair)
-        assert isinstance(result, Expr)
-        return result
+        return OPS[name](*pair)
 
     def __add__(self, other: Expr | Scalar) -> Expr:
         return self._binary("add", other)
@@ -93,9 +91,7 @@ class Expr:
         return self._binary("div", other, swap=True)
 
     def __neg__(self) -> Expr:
-        result = OPS["neg"](self)
-        assert isinstance(result, Expr)
-        return result
+        return OPS["neg"](self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +139,7 @@ class OpDef:
         return typing.get_type_hints(self.function)
 
     def bind(self, count: int, attributes: Mapping[str, Any]) -> dict[str, Attribute]:
-        """Check the number of operands and complete the attributes; `ValueError` says what is off."""
+        """Check the operands and complete the attributes; `ValueError` says what is off."""
         variadic = bool(self.operand_names) and self.operand_names[-1].startswith("*")
         if count < self.required_operands or (count > len(self.operand_names) and not variadic):
             raise ValueError(
@@ -164,7 +160,12 @@ class OpDef:
                 raise ValueError(f"the attribute `{name}` of `{self.name}` cannot be {value}")
         return bound
 
-    def __call__(self, *operands: Expr | Scalar | None, **attributes: Any) -> Any:
+    def __call__(self, *operands: Expr | Scalar | None, **attributes: Any) -> Expr:
+        """Write a node and give its result; operators with several results have `many`."""
+        return typing.cast(Expr, self.many(*operands, **attributes))
+
+    def many(self, *operands: Expr | Scalar | None, **attributes: Any) -> Expr | tuple[Expr, ...]:
+        """Write a node and give its result, or a tuple where the operator has several."""
         first = next((x for x in operands if isinstance(x, Expr)), None)
         emitter = first.emitter if first is not None else _CURRENT[-1]
         last = next((x for x in reversed(operands) if isinstance(x, Expr)), None)

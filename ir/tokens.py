@@ -66,7 +66,7 @@ class TokenStream:
             found = _TOKEN.match(self.text, at)
             if found is None:
                 token = Token("mark", self.text[at], at)
-                if token.text in "\"`":
+                if token.text in '"`':
                     self.fail(token, "this quote is not closed on its line")
                 self.fail(token, f"unexpected character `{token.text}`")
             if found.lastgroup != "skip":

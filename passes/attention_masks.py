@@ -15,7 +15,7 @@ from tunesmith.ir.opset import add, cast, logical_and, logical_not, mul, where
 from tunesmith.ir.types import DType, Shape
 
 from .attention_match import Added, Refused, Shown
-from .mask_facts import Condition, always, causal_offset, conditions, swallows
+from .mask_facts import Condition, always, causal_offset, conditions, overflows, swallows
 from .views import Atom, Axes, Chain, flat, regroup, resolve, scalar_of
 
 __all__ = ["MaskPlan", "plan_masks"]
@@ -48,8 +48,10 @@ class MaskPlan:
     def can_hide_row(self) -> bool:
         """Whether every score of a row may be -inf."""
         open_causal = self.causal and bounds(self.offset)[0] < 0
-        numbers = [-inf if a.fill is None else a.fill.number for a, _ in self.added]
-        return bool(self.parts) or open_causal or -inf in numbers
+        if self.parts or open_causal or any(entry.fill is None for entry, _ in self.added):
+            return True
+        total = sum(entry.fill.number for entry, _ in self.added if entry.fill is not None)
+        return any(overflows(total, entry.dtype) for entry, _ in self.added)
 
     def check(self, places: Shape) -> None:
         """Raise `Refused` if a mask does not lie over scores `[B, H, T, S]`."""

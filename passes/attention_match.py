@@ -9,16 +9,10 @@ from math import inf
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.types import DType, Shape
 
-from .mask_facts import Condition, Fill, fills, swallows
+from .mask_facts import GREATEST, Condition, Fill, fills, swallows
 from .views import scalar_of, scaling
 
 __all__ = ["Added", "Block", "Refused", "Shown", "find_block", "weighs_values"]
-
-_GREATEST = {
-    DType.f16: 65504.0,
-    DType.bf16: 3.3895313892515355e38,
-    DType.f32: 3.4028234663852886e38,
-}
 
 
 class Refused(Exception):
@@ -179,7 +173,7 @@ def _scaled(added: Added, factor: float) -> Added:
     fill = added.fill
     if fill is not None:
         number = fill.number * factor
-        beyond = -number > _GREATEST.get(added.dtype, inf)
+        beyond = -number > GREATEST[added.dtype]
         fill = Fill(fill.shown, -inf if beyond else number)
     return Added(added.value, fill, added.factor * factor, added.batch, added.dtype)
 
@@ -264,7 +258,7 @@ class _Peeler:
             raise Refused("masked scores become something else than one negative number")
         _same_shape(x, value, condition)
         dtype = value.type.dtype
-        if number != -inf and not swallows(number, dtype) and number != -_GREATEST.get(dtype, 0.0):
+        if number != -inf and not swallows(number, dtype) and number != -GREATEST[dtype]:
             raise Refused(f"masked scores become {number:g}, not -inf: a sum cannot say that")
         shown = Condition(condition, negated)
         self.steps.append(_Show(shown, number, value.type.shape[:-2], dtype))

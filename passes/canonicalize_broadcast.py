@@ -63,7 +63,7 @@ def sink_expand(node: Node, build: Builder) -> Expr | None:
     if x is None:
         return None
     (inner,) = build.emit_values(node.op, _with(node, wide[0], x), node.attributes)
-    return expand(Expr(build, inner), shape=node.result.type.shape)  # type: ignore[no-any-return]
+    return expand(Expr(build, inner), shape=node.result.type.shape)
 
 
 def constant_rank(node: Node, build: Builder) -> Value | None:

@@ -48,7 +48,7 @@ def _inside(start: Dim, length: Dim, size: Dim) -> bool:
 def _take(x: Expr, axis: int, taken: Range) -> Expr:
     if taken.start == 0 and taken.size == x.shape[axis]:
         return x
-    return slice_(x, axis=axis, start=taken.start, stop=taken.start + taken.size)  # type: ignore[no-any-return]
+    return slice_(x, axis=axis, start=taken.start, stop=taken.start + taken.size)
 
 
 def _shaped(x: Expr, shape: Shape) -> Expr:
@@ -155,7 +155,7 @@ def flat_index(node: Node, build: Builder) -> Expr | None:
                 continue
             with build:
                 total = iota(size=outer[1].size * inner[1].size, dtype=node.result.type.dtype)
-            return reshape(total, shape=tuple(shape))  # type: ignore[no-any-return]
+            return reshape(total, shape=tuple(shape))
     return None
 
 

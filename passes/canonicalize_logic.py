@@ -18,7 +18,7 @@ __all__ = ["LOGIC_RULES"]
 
 def _everywhere(value: bool, like: Value, build: Builder) -> Expr:
     with build:
-        return full(value=value, shape=like.type.shape, dtype=DType.bool)  # type: ignore[no-any-return]
+        return full(value=value, shape=like.type.shape, dtype=DType.bool)
 
 
 def _grown(x: Value, to: TensorType, build: Builder) -> Value | Expr:
@@ -118,7 +118,7 @@ def choose_flag(node: Node, build: Builder) -> Value | Expr | None:
         case True, False:
             return condition
         case False, True:
-            return logical_not(Expr(build, condition))  # type: ignore[no-any-return]
+            return logical_not(Expr(build, condition))
     return None
 
 
@@ -129,7 +129,7 @@ def fold_nothing(node: Node, build: Builder) -> Expr | None:
     assert isinstance(axes, tuple)
     if any(x.type.shape[a] != 1 for a in axes if isinstance(a, int)):
         return None
-    return reshape(Expr(build, x), shape=node.result.type.shape)  # type: ignore[no-any-return]
+    return reshape(Expr(build, x), shape=node.result.type.shape)
 
 
 _COMPARE = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")

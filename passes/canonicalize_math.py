@@ -50,7 +50,7 @@ def comparison_right(node: Node, build: Builder) -> Expr | None:
     if x.constant is None or y.constant is not None:
         return None
     mirrored = OPS[_MIRRORED[node.op.name]]
-    return mirrored(Expr(build, y), Expr(build, x))  # type: ignore[no-any-return]  # hands back Any
+    return mirrored(Expr(build, y), Expr(build, x))
 
 
 def add_zero(node: Node, build: Builder) -> Value | None:
@@ -98,7 +98,7 @@ def square(node: Node, build: Builder) -> Expr | None:
     x, y = _binary(node)
     if single(y) != 2 or x.type != node.result.type:
         return None
-    return mul(Expr(build, x), Expr(build, x))  # type: ignore[no-any-return]  # hands back Any
+    return mul(Expr(build, x), Expr(build, x))
 
 
 def power_to_root(node: Node, build: Builder) -> Expr | None:
@@ -106,7 +106,7 @@ def power_to_root(node: Node, build: Builder) -> Expr | None:
     x, y = _binary(node)
     if single(y) != 0.5 or x.type != node.result.type or not x.type.dtype.is_float:
         return None
-    return sqrt(Expr(build, x))  # type: ignore[no-any-return]  # operators hand back Any
+    return sqrt(Expr(build, x))
 
 
 def _root(value: Value) -> Value | None:
@@ -129,7 +129,7 @@ def one_over_root(node: Node, build: Builder) -> Expr | None:
     x = _root(y)
     if x is None or single(one) != 1 or y.type != node.result.type:
         return None
-    return rsqrt(Expr(build, x))  # type: ignore[no-any-return]  # operators hand back Any
+    return rsqrt(Expr(build, x))
 
 
 def double_negation(node: Node, build: Builder) -> Value | None:
@@ -154,7 +154,7 @@ def cast_of_cast(node: Node, build: Builder) -> Expr | None:
     x = inner.present_operands[0]
     if not widens(x.type.dtype, inner.result.type.dtype):
         return None
-    return cast(Expr(build, x), dtype=node.result.type.dtype)  # type: ignore[no-any-return]
+    return cast(Expr(build, x), dtype=node.result.type.dtype)
 
 
 def cast_of_comparison_with_zero(node: Node, build: Builder) -> Expr | None:

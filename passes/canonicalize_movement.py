@@ -36,7 +36,7 @@ def reshape_of_reshape(node: Node, build: Builder) -> Expr | None:
     inner = _made_by(node.operands[0], "reshape")
     if inner is None:
         return None
-    return reshape(Expr(build, inner.present_operands[0]), shape=node.result.type.shape)  # type: ignore[no-any-return]
+    return reshape(Expr(build, inner.present_operands[0]), shape=node.result.type.shape)
 
 
 def reshape_around_transpose(node: Node, build: Builder) -> Expr | None:
@@ -56,7 +56,7 @@ def reshape_around_transpose(node: Node, build: Builder) -> Expr | None:
     wanted = (*range(lead), *(i + lead - 1 for i in perm[1:]))
     if result != tuple(x.type.shape[i] for i in wanted):
         return None
-    return transpose(Expr(build, x), perm=wanted)  # type: ignore[no-any-return]
+    return transpose(Expr(build, x), perm=wanted)
 
 
 def identity_transpose(node: Node, build: Builder) -> Value | None:
@@ -72,7 +72,7 @@ def transpose_of_transpose(node: Node, build: Builder) -> Expr | None:
         return None
     first = _perm(inner)
     perm = tuple(first[i] for i in _perm(node))
-    return transpose(Expr(build, inner.present_operands[0]), perm=perm)  # type: ignore[no-any-return]
+    return transpose(Expr(build, inner.present_operands[0]), perm=perm)
 
 
 def expand_of_expand(node: Node, build: Builder) -> Expr | None:
@@ -80,7 +80,7 @@ def expand_of_expand(node: Node, build: Builder) -> Expr | None:
     inner = _made_by(node.operands[0], "expand")
     if inner is None:
         return None
-    return expand(Expr(build, inner.present_operands[0]), shape=node.result.type.shape)  # type: ignore[no-any-return]
+    return expand(Expr(build, inner.present_operands[0]), shape=node.result.type.shape)
 
 
 def expand_to_reshape(node: Node, build: Builder) -> Expr | None:
@@ -89,7 +89,7 @@ def expand_to_reshape(node: Node, build: Builder) -> Expr | None:
     added = node.result.type.rank - x.type.rank
     if not added or node.result.type.shape != (1,) * added + x.type.shape:
         return None
-    return reshape(Expr(build, x), shape=node.result.type.shape)  # type: ignore[no-any-return]
+    return reshape(Expr(build, x), shape=node.result.type.shape)
 
 
 def _window(node: Node) -> tuple[int, Dim, Dim, int]:
@@ -118,7 +118,7 @@ def slice_of_slice(node: Node, build: Builder) -> Expr | None:
     if axis != first_axis or step != 1 or first_step != 1:
         return None
     x = Expr(build, inner.present_operands[0])
-    return slice_(x, axis=axis, start=offset + start, stop=offset + stop)  # type: ignore[no-any-return]
+    return slice_(x, axis=axis, start=offset + start, stop=offset + stop)
 
 
 def slice_of_concat(node: Node, build: Builder) -> Value | Expr | None:
@@ -154,7 +154,7 @@ def concat_without_empty(node: Node, build: Builder) -> Expr | None:
     kept = [x for x in node.present_operands if x.type.shape[axis] != 0]
     if len(kept) == len(node.operands) or not kept:
         return None
-    return concat(*(Expr(build, x) for x in kept), axis=axis)  # type: ignore[no-any-return]
+    return concat(*(Expr(build, x) for x in kept), axis=axis)
 
 
 def concat_of_slices(node: Node, build: Builder) -> Expr | None:
@@ -174,7 +174,7 @@ def concat_of_slices(node: Node, build: Builder) -> Expr | None:
         joined = slice_(source, axis=axis, start=start, stop=stop)
         before = [Expr(build, x) for x in operands[:place]]
         after = [Expr(build, x) for x in operands[place + 2 :]]
-        return concat(*before, joined, *after, axis=axis)  # type: ignore[no-any-return]
+        return concat(*before, joined, *after, axis=axis)
     return None
 
 
@@ -187,7 +187,7 @@ def reshape_of_moved_ones(node: Node, build: Builder) -> Expr | None:
     wide = [i for i in perm if x.type.shape[i] != 1]
     if wide != sorted(wide):
         return None
-    return reshape(Expr(build, x), shape=node.result.type.shape)  # type: ignore[no-any-return]
+    return reshape(Expr(build, x), shape=node.result.type.shape)
 
 
 MOVEMENT_RULES: RuleTable = {

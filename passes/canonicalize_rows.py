@@ -46,7 +46,7 @@ def sink_reshape(node: Node, build: Builder) -> Expr | None:
     ]
     attributes = {**node.attributes, "axis": -1} if node.op.name == "softmax" else node.attributes
     (result,) = build.emit_values(node.op, operands, attributes)
-    return reshape(Expr(build, result), shape=node.result.type.shape)  # type: ignore[no-any-return]
+    return reshape(Expr(build, result), shape=node.result.type.shape)
 
 
 def _others_fit(node: Node, sources: list[Value | None]) -> bool:

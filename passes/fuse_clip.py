@@ -16,7 +16,7 @@ __all__ = ["FuseClip"]
 
 def lower_last(x: Expr, /, *, low: float, high: float) -> Expr:
     """The upper bound is applied first."""
-    return maximum(minimum(x, high), low)  # type: ignore[no-any-return]  # operators hand back Any
+    return maximum(minimum(x, high), low)
 
 
 @dataclass(frozen=True, kw_only=True)

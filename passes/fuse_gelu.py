@@ -15,7 +15,7 @@ __all__ = ["FuseGelu"]
 
 
 def _erf(x: Expr, divide: bool) -> Expr:
-    return erf(x / sqrt(2.0) if divide else x * sqrt(0.5)) + 1.0  # type: ignore[no-any-return]  # operators hand back Any
+    return erf(x / sqrt(2.0) if divide else x * sqrt(0.5)) + 1.0
 
 
 def erf_half_last(x: Expr, /, *, approximate: str = "none") -> Expr:
@@ -44,7 +44,7 @@ def erf_product_half_inside(x: Expr, /, *, approximate: str = "none") -> Expr:
 
 
 def _tanh(x: Expr, cube: Expr) -> Expr:
-    return tanh((x + cube * 0.044715) * sqrt(2 / pi)) + 1.0  # type: ignore[no-any-return]  # operators hand back Any
+    return tanh((x + cube * 0.044715) * sqrt(2 / pi)) + 1.0
 
 
 def tanh_power(x: Expr, /, *, approximate: str = "tanh") -> Expr:
@@ -74,7 +74,7 @@ def tanh_product_half_inside(x: Expr, /, *, approximate: str = "tanh") -> Expr:
 
 def tanh_factored(x: Expr, /, *, approximate: str = "tanh") -> Expr:
     """`x` is taken out of the polynomial (Gelu-fast): `x * √(2/π) * (1 + 0.044715 x x)`."""
-    return x * 0.5 * (tanh(x * sqrt(2 / pi) * (x * 0.044715 * x + 1.0)) + 1.0)  # type: ignore[no-any-return]  # operators hand back Any
+    return x * 0.5 * (tanh(x * sqrt(2 / pi) * (x * 0.044715 * x + 1.0)) + 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

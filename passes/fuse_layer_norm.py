@@ -20,7 +20,7 @@ def _scaled(y: Expr, weight: Expr, bias: Expr | None) -> Expr:
 
 
 def _variance(centered: Expr) -> Expr:
-    return reduce_mean(centered * centered, axes=(-1,), keepdims=True)  # type: ignore[no-any-return]  # operators hand back Any
+    return reduce_mean(centered * centered, axes=(-1,), keepdims=True)
 
 
 def divided(x: Expr, weight: Expr, bias: Expr | None = None, /, *, epsilon: float) -> Expr:

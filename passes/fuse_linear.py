@@ -22,32 +22,32 @@ __all__ = ["FuseLinear"]
 
 def product(x: Expr, weight: Expr, /) -> Expr:
     """A product with a constant matrix."""
-    return matmul(x, weight)  # type: ignore[no-any-return]  # operators hand back Any
+    return matmul(x, weight)
 
 
 def integers(x: Expr, weight: Expr, /) -> Expr:
     """The matrix is stored as integers that need no scale."""
-    return matmul(x, cast(weight, dtype=ANY))  # type: ignore[no-any-return]
+    return matmul(x, cast(weight, dtype=ANY))
 
 
 def dequantized(x: Expr, weight: Expr, scale: Expr, /) -> Expr:
     """The matrix is stored as integers, with a scale for each column."""
-    return matmul(x, dequantize(weight, scale))  # type: ignore[no-any-return]
+    return matmul(x, dequantize(weight, scale))
 
 
 def multiplied(x: Expr, weight: Expr, scale: Expr, /) -> Expr:
     """The same before it is a `dequantize`."""
-    return matmul(x, cast(weight, dtype=ANY) * scale)  # type: ignore[no-any-return]
+    return matmul(x, cast(weight, dtype=ANY) * scale)
 
 
 def scaled(x: Expr, weight: Expr, scale: Expr, /) -> Expr:
     """The scale of integers, applied to the product."""
-    return linear(x, weight) * scale  # type: ignore[no-any-return]
+    return linear(x, weight) * scale
 
 
 def biased(x: Expr, weight: Expr, bias: Expr, scale: Expr | None = None, /) -> Expr:
     """A bias for each column."""
-    return linear(x, weight, None, scale) + bias  # type: ignore[no-any-return]
+    return linear(x, weight, None, scale) + bias
 
 
 def activated(

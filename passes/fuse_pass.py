@@ -64,7 +64,10 @@ class FusePass(Pass):
         for _ in range(_ROUNDS):
             refused.clear()
             nodes = reversed(list(graph.nodes))
-            fused = [n.owner and self._fuse_at(n, rewriter, context, refused) for n in nodes]
+            fused = [
+                node.owner is graph and self._fuse_at(node, rewriter, context, refused)
+                for node in nodes
+            ]
             if not any(fused):
                 break
         seen = set(context.notes)

@@ -20,38 +20,38 @@ __all__ = ["FuseRmsNorm"]
 
 
 def _mean_square(x: Expr) -> Expr:
-    return reduce_mean(x * x, axes=(-1,), keepdims=True)  # type: ignore[no-any-return]  # operators hand back Any
+    return reduce_mean(x * x, axes=(-1,), keepdims=True)
 
 
 def scaled_first(x: Expr, weight: Expr, /, *, epsilon: float) -> Expr:
     """The weight comes before the division."""
-    return x * weight * rsqrt(_mean_square(x) + epsilon)  # type: ignore[no-any-return]  # operators hand back Any
+    return x * weight * rsqrt(_mean_square(x) + epsilon)
 
 
 def scale_apart(x: Expr, weight: Expr, /, *, epsilon: float) -> Expr:
     """The weight and the root are multiplied first."""
-    return x * (rsqrt(_mean_square(x) + epsilon) * weight)  # type: ignore[no-any-return]  # operators hand back Any
+    return x * (rsqrt(_mean_square(x) + epsilon) * weight)
 
 
 def divided(x: Expr, weight: Expr, /, *, epsilon: float) -> Expr:
     """The root divides."""
-    return div(x, sqrt(_mean_square(x) + epsilon)) * weight  # type: ignore[no-any-return]  # operators hand back Any
+    return div(x, sqrt(_mean_square(x) + epsilon)) * weight
 
 
 def powered(x: Expr, weight: Expr, /, *, epsilon: float) -> Expr:
     """The dynamo exporter at opset 18, before canonicalization."""
     mean_square = reduce_mean(pow_(x, 2.0), axes=(-1,), keepdims=True)
-    return x * reciprocal(sqrt(mean_square + epsilon)) * weight  # type: ignore[no-any-return]  # operators hand back Any
+    return x * reciprocal(sqrt(mean_square + epsilon)) * weight
 
 
 def weightless(x: Expr, /, *, epsilon: float) -> Expr:
     """No weight: as if it were ones."""
-    return x * rsqrt(_mean_square(x) + epsilon)  # type: ignore[no-any-return]  # operators hand back Any
+    return x * rsqrt(_mean_square(x) + epsilon)
 
 
 def weightless_divided(x: Expr, /, *, epsilon: float) -> Expr:
     """No weight, and the root divides."""
-    return div(x, sqrt(_mean_square(x) + epsilon))  # type: ignore[no-any-return]  # operators hand back Any
+    return div(x, sqrt(_mean_square(x) + epsilon))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ class Instrument:
 
 
 class Verify(Instrument):
-    """Checks the rules of the IR after each pass, and that a pass that changed nothing says so."""
+    """Checks the rules of the IR after each pass."""
 
     def after(self, step: Step, graph: Graph, changed: bool) -> None:
         """`VerifyError` if the pass has broken a rule."""
@@ -84,7 +84,7 @@ class Dump(Instrument):
 
 @dataclass
 class Time(Instrument):
-    """Measures the passes; `str` is a table."""
+    """Measures the passes; `str` is a table. Before other instruments, or it measures them too."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     runs: dict[str, int] = field(default_factory=dict)

@@ -17,7 +17,18 @@ from tunesmith.ir.types import DType
 from .places import excess
 from .views import scalar_of
 
-__all__ = ["Condition", "Fill", "always", "causal_offset", "conditions", "fills", "swallows"]
+__all__ = [
+    "GREATEST", "Condition", "Fill", "always", "causal_offset", "conditions", "fills", "overflows",
+    "swallows",
+]  # fmt: skip
+
+
+GREATEST = {
+    DType.f16: 65504.0,
+    DType.bf16: 3.3895313892515355e38,
+    DType.f32: 3.4028234663852886e38,
+    DType.f64: 1.7976931348623157e308,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,11 @@ def swallows(number: float, dtype: DType) -> bool:
         return False
     digits = {DType.f32: 24, DType.f64: 53, DType.bf16: 8}[dtype]
     return -number >= 2.0 ** (60 + digits + 1)
+
+
+def overflows(number: float, dtype: DType) -> bool:
+    """Whether `number + score` may be -inf; in f16 the lowest number is no larger than scores."""
+    return number < -GREATEST[dtype] * (0.5 if dtype is DType.f16 else 1.0)
 
 
 def conditions(joined: Condition) -> Iterator[Condition]:

@@ -18,7 +18,7 @@ from tunesmith.passes.base import Note, PassContext
 from tunesmith.passes.pipeline import Pipeline
 from tunesmith.presets import PRESETS
 from tunesmith.runtime.artifact import Artifact
-from tunesmith.runtime.manifest import Manifest, SymbolSpec, TargetSpec, TensorSpec
+from tunesmith.runtime.manifest import Json, Manifest, SymbolSpec, TargetSpec, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -157,7 +157,7 @@ def _source_hash(source: object) -> str:
     return state.hexdigest()
 
 
-def _note(note: Note) -> dict[str, object]:
+def _note(note: Note) -> dict[str, Json]:
     return {
         "pass": note.pass_name,
         "kind": note.kind,
@@ -169,14 +169,14 @@ def _note(note: Note) -> dict[str, object]:
 
 def _report(
     before: int, after: int, notes: Sequence[Note], lowered: Lowered, seconds: Mapping[str, float]
-) -> dict[str, object]:
+) -> dict[str, Json]:
     fused = Counter(n.what for n in notes if n.kind == "match")
     return {
         "nodes_before": before,
         "nodes_after": after,
         "fused": dict(sorted(fused.items())),
-        "near_misses": [_note(n) for n in notes if n.kind == "near-miss"],
+        "near_misses": [*(_note(n) for n in notes if n.kind == "near-miss")],
         "kernels": len(lowered.kernels),
-        "kernel_table": lowered.kernels,
+        "kernel_table": [*lowered.kernels],
         "seconds": dict(seconds),
     }

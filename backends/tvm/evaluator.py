@@ -98,13 +98,25 @@ class Evaluator:
         return self._composite(node, value, index)
 
     def _composite(self, node: Node, value: Value, index: Index) -> Prim:
+        """An elementwise composite by its body; its operands are read before the body is entered."""
         types: Sequence[TensorType | None] = [v.type if v else None for v in node.operands]
         body = trace(node.op, types, node.attributes)
-        for inner, outer in zip(body.inputs, node.present_operands, strict=True):
-            self.known[inner] = lambda at, outer=outer: self.read(outer, at)
-        for key in [k for k in self._memo if k[0].producer in set(body.nodes)]:
-            del self._memo[key]
+        operands = [
+            self._held(self.read(v, index.broadcast_to(v.type.shape)))
+            for v in node.present_operands
+        ]
+        inside = set(body.nodes)
+        self._memo = {k: v for k, v in self._memo.items() if k[0].producer not in inside}
+        self.known.update(zip(body.inputs, map(_always, operands), strict=True))
         result = self.read(body.outputs[value.index], index)
         for inner in body.inputs:
             del self.known[inner]
         return result
+
+    def _held(self, element: Prim) -> Prim:
+        """The element in a variable, where one may be written."""
+        return T.Bind(element) if self._bind else element
+
+
+def _always(element: Prim) -> Callable[[Index], Prim]:
+    return lambda _: element

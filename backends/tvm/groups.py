@@ -111,11 +111,7 @@ def _with_epilogues(graph: Graph) -> list[Group]:
 
 def _join(node: Node, tail: dict[Value, Group], order: dict[Group, int]) -> Group | None:
     """The latest kernel whose result `node` alone reads, elementwise and in the same shape."""
-    ready = [
-        (order[tail[v]], v)
-        for v in node.present_operands
-        if v in tail and len(v.users) == 1
-    ]
+    ready = [(order[tail[v]], v) for v in node.present_operands if v in tail and len(v.users) == 1]
     for _, value in sorted(ready, key=lambda item: -item[0]):
         group = tail[value]
         if node.op.name == "reshape":

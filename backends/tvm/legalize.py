@@ -23,7 +23,9 @@ def is_row_operator(node: Node) -> bool:
     if node.op.name in ("softmax", "log_softmax"):
         return node.attributes["axis"] in (-1, last)
     if node.op.name in ("layer_norm", "rms_norm"):
-        return all(v.type.dtype is DType.f32 and v.type.rank == 1 for v in node.present_operands[1:])
+        return all(
+            v.type.dtype is DType.f32 and v.type.rank == 1 for v in node.present_operands[1:]
+        )
     return node.op.name in ROW_REDUCTIONS and node.attributes["axes"] in ((-1,), (last,))
 
 

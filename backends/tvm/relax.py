@@ -9,6 +9,7 @@ from tvm.ir import IRModule
 
 from tunesmith.ir.graph import Graph, Value
 from tunesmith.ir.target import Target
+from tunesmith.runtime.manifest import Json
 from tunesmith.ir.types import TensorType
 
 from ..base import Lowered
@@ -40,7 +41,7 @@ class _Module:
         self.builder = relax.BlockBuilder()
         self.uses: dict[str, WeightUse] = {}
         self.functions: dict[str, object] = {}
-        self.table: list[dict[str, object]] = []
+        self.table: list[dict[str, Json]] = []
         self.flat: dict[Value, relax.Expr] = {}
 
     def lower(self) -> Lowered:
@@ -69,9 +70,7 @@ class _Module:
                     self.builder.emit_output(self._reshape(self.flat[v], v.type.shape, v.type))
                     for v in self.graph.outputs
                 ]
-            self.builder.emit_func_output(
-                outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
-            )
+            self.builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         module: IRModule = self.builder.get()
         return Lowered(self.graph, self.target, module, weights, self.table)
 
@@ -111,7 +110,9 @@ class _Module:
         outputs = kernel.group.outputs
         for number, value in enumerate(outputs):
             self.flat[value] = (
-                result if len(outputs) == 1 else self.builder.emit(relax.TupleGetItem(result, number))
+                result
+                if len(outputs) == 1
+                else self.builder.emit(relax.TupleGetItem(result, number))
             )
         self.table.append(
             {

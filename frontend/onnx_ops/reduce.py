@@ -104,7 +104,7 @@ def _topk(call: Call) -> Result:
     if not isinstance(k, int):
         call.builder.facts.current(k)
     largest = bool(call.integer("largest", 1))
-    return ops.topk(call.x(), k=k, axis=axis, largest=largest)
+    return ops.topk.many(call.x(), k=k, axis=axis, largest=largest)
 
 
 def _global(operator: OpDef) -> Rule:

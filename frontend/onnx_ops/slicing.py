@@ -12,6 +12,7 @@ from tunesmith.ir.dims import Dim, DimExpr
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
+from ..limits import LIMITS
 from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least, text_of
 from .building import expand_to, index_axis, reshape_to, slice_to
@@ -207,9 +208,7 @@ def _padded(call: Call, pads: tuple[int, ...], value: float, axes: tuple[int, ..
 
 
 def _check_budget(call: Call, x: Expr, low: list[int], high: list[int]) -> None:
-    from ..limits import LIMITS
-
-    if max(map(abs, [*low, *high]), default=0) >= LIMITS.elements >> 22:
+    if max(map(abs, [*low, *high]), default=0) >= LIMITS.padding:
         call.fail(f"it pads {text_of(x.shape)} by {max(*low, *high)} elements")
 
 

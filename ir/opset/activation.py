@@ -102,4 +102,4 @@ def linear(
         y = y * scale
     if bias is not None:
         y = y + bias
-    return ACTIVATIONS[activation](y)  # type: ignore[no-any-return]  # operators hand back Any
+    return ACTIVATIONS[activation](y)

@@ -61,7 +61,7 @@ def attention(
     if masked_row == "zero":
         hidden = equal(reduce_max(scores, axes=(-1,), keepdims=True), -inf)
         weights = where(hidden, 0.0, weights)
-    return matmul(weights, v)  # type: ignore[no-any-return]  # operators hand back Any
+    return matmul(weights, v)
 
 
 def _repeat_heads(x: Expr, heads: Dim) -> Expr:
@@ -73,7 +73,7 @@ def _repeat_heads(x: Expr, heads: Dim) -> Expr:
         raise ValueError(f"{heads} query heads do not share {groups} key heads evenly")
     wide = expand(reshape(x, shape=(batch, groups, 1, rows, columns)),
                   shape=(batch, groups, each, rows, columns))  # fmt: skip
-    return reshape(wide, shape=(batch, heads, rows, columns))  # type: ignore[no-any-return]
+    return reshape(wide, shape=(batch, heads, rows, columns))
 
 
 @composite("rotary")
@@ -90,9 +90,9 @@ def rotary(x: Expr, cos: Expr, sin: Expr, /, *, interleaved: bool = False) -> Ex
     if not interleaved:
         first = slice_(x, axis=-1, start=0, stop=half)
         second = slice_(x, axis=-1, start=half, stop=width)
-        return x * cos + concat(neg(second), first, axis=-1) * sin  # type: ignore[no-any-return]
+        return x * cos + concat(neg(second), first, axis=-1) * sin
     pairs = reshape(x, shape=(*x.shape[:-1], half, 2))
     first = slice_(pairs, axis=-1, start=0, stop=1)
     second = slice_(pairs, axis=-1, start=1, stop=2)
     turned = reshape(concat(neg(second), first, axis=-1), shape=x.shape)
-    return x * cos + turned * sin  # type: ignore[no-any-return]  # operators hand back Any
+    return x * cos + turned * sin

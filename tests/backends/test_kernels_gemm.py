@@ -89,7 +89,7 @@ def check_gemm(lib: Any, packed: Any, weight: NDArray[Any], rows: int, seed: int
     y = tvm.runtime.tensor(np.full((rows, weight.shape[1]), np.nan, np.float32))
     lib["main"](tvm.runtime.tensor(x), packed, tvm.runtime.tensor(bias), y)
     wide = weight.astype(np.float64)
-    bound = np.abs(x).astype(np.float64) @ np.abs(wide) + np.abs(bias)
+    bound = np.abs(x.astype(np.float64)) @ np.abs(wide) + np.abs(bias)
     error = np.abs(y.numpy() - (x.astype(np.float64) @ wide + bias)) / bound
     assert error.max() < 1e-6, (weight.shape, rows, error.max())
 

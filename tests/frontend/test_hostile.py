@@ -267,9 +267,9 @@ def test_functions_are_inlined() -> None:
 LISTING = """\
 error: 3 operators of the model cannot be imported
   operator  domain     opset  count  first node
-  Unique    ai.onnx       17      1  u
-  Add       my.domain      1      2  own sum
-  PyOp      my.domain      1      1  c
+  Unique    ai.onnx    17     1      u
+  Add       my.domain  1      2      own sum
+  PyOp      my.domain  1      1      c
 hint: `my.domain.Add` is not the standard `Add`: the domain makes another operator"""
 
 

@@ -70,13 +70,13 @@ def _heads(build: Builder, x: Expr, y: Expr, k: int) -> Expr:
     if k % 2:
         flat = transpose(reshape(z, shape=(2 * B, S, 2)), perm=(0, 2, 1))
         z = transpose(reshape(flat, shape=(B, 2, 2, S)), perm=(0, 1, 3, 2))
-    return reshape(transpose(z, perm=(0, 2, 1, 3)), shape=(B, S, WIDTH))  # type: ignore[no-any-return]
+    return reshape(transpose(z, perm=(0, 2, 1, 3)), shape=(B, S, WIDTH))
 
 
 def _flat_layer(build: Builder, x: Expr, y: Expr, k: int) -> Expr:
     z = matmul(reshape(x, shape=(B * S, WIDTH)), _vector(build, k, WIDTH, WIDTH))
     z = z + _vector(build, k) if k % 2 else z
-    return reshape(z, shape=(B, S, WIDTH))  # type: ignore[no-any-return]
+    return reshape(z, shape=(B, S, WIDTH))
 
 
 def _mask(build: Builder, x: Expr, y: Expr, k: int) -> Expr:
@@ -86,7 +86,7 @@ def _mask(build: Builder, x: Expr, y: Expr, k: int) -> Expr:
     flags = logical_not(logical_not(flags)) if k % 2 else logical_not(flags)
     flags = cast(cast(flags, dtype=DType.i64), dtype=DType.bool) if k % 3 else flags
     position = cast(expand(rows, shape=(B, S, 1)), dtype=DType.f32)
-    return where(flags, x, y) + position * _scalar(build, 0.125)  # type: ignore[no-any-return]
+    return where(flags, x, y) + position * _scalar(build, 0.125)
 
 
 def _table(build: Builder, x: Expr, y: Expr, k: int) -> Expr:
@@ -94,7 +94,7 @@ def _table(build: Builder, x: Expr, y: Expr, k: int) -> Expr:
     index = build.constant(np.arange(k % 3, k % 3 + 2, dtype=np.int64))
     rows = gather(table, index)
     first = gather(x, build.constant(np.asarray(-1 if k % 2 else 0, np.int64)), axis=1)
-    return x + reshape(first, shape=(B, 1, WIDTH)) + slice_(rows, axis=0, start=1, stop=2)  # type: ignore[no-any-return]  # operators hand back Any
+    return x + reshape(first, shape=(B, 1, WIDTH)) + slice_(rows, axis=0, start=1, stop=2)
 
 
 STEPS: tuple[Step, ...] = (

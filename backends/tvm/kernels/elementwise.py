@@ -51,9 +51,7 @@ def emit_elementwise(
     for_each(product(outer), sizes, parallel, row)
 
 
-def _flat(
-    evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, lanes: int
-) -> None:
+def _flat(evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, lanes: int) -> None:
     """A tensor that is one run of elements is cut into chunks for the threads."""
     sizes = evaluator.sizes
     total = sizes.expr(product(dims))
@@ -91,7 +89,9 @@ def _runs(output: Value, inlined: list[Node]) -> list[tuple[int, int]]:
         if not any(same) and value.type.size == 1:
             continue
         cuts |= {i for i in range(1, rank) if same[i] != same[i - 1] and shape[i - 1] != 1}
-        cuts |= {i for i in range(1, rank) if shape[i - 1] == 1 and same[i] != _left(same, shape, i)}
+        cuts |= {
+            i for i in range(1, rank) if shape[i - 1] == 1 and same[i] != _left(same, shape, i)
+        }
     ends = sorted(cuts)
     return list(zip(ends[:-1], ends[1:], strict=True))
 

@@ -99,7 +99,9 @@ class Kernel:
         if constant is None:
             return None
         packed = value is self.weight
-        return WeightUse(constant, linear_knobs(self.group.anchor, self.machine) if packed else None)
+        return WeightUse(
+            constant, linear_knobs(self.group.anchor, self.machine) if packed else None
+        )
 
     def function(self) -> tirx.PrimFunc:
         """Write the TIR function: arguments are the reads, the sizes, then the results; all flat."""

@@ -237,4 +237,3 @@ MOVEMENT_RULES: dict[str, Rule] = {
     "dim_value": _dim_value,
     "rotary": _rotary,
 }
-

@@ -18,6 +18,7 @@ from ..index import Index
 from ..schedule import fastmath
 from ..schedule.attention import AttentionWork, emit_attention
 from ..schedule.attention import default as attention_default
+from ..schedule.batch_matmul import default as batch_default
 from ..schedule.batch_matmul import emit_batch_matmul
 from ..schedule.gemm import GemmKnobs, GemmWork, default, emit_gemm
 from .scalar import immediate
@@ -29,12 +30,17 @@ _ACTIVATIONS: dict[str, Callable[[Prim], Prim]] = {
     "relu": lambda x: tirx.Select(
         tirx.any(x > immediate(0.0, DType.f32), tirx.NE(x, x)), x, immediate(0.0, DType.f32)
     ),
-    "gelu": lambda x: x
-    * immediate(0.5, DType.f32)
-    * (fastmath.erf(x * immediate(0.5**0.5, DType.f32)) + immediate(1.0, DType.f32)),
-    "gelu_tanh": lambda x: x
-    * fastmath.sigmoid(
-        (x + x * x * x * immediate(0.044715, DType.f32)) * immediate(1.5957691216057308, DType.f32)
+    "gelu": lambda x: (
+        x
+        * immediate(0.5, DType.f32)
+        * (fastmath.erf(x * immediate(0.5**0.5, DType.f32)) + immediate(1.0, DType.f32))
+    ),
+    "gelu_tanh": lambda x: (
+        x
+        * fastmath.sigmoid(
+            (x + x * x * x * immediate(0.044715, DType.f32))
+            * immediate(1.5957691216057308, DType.f32)
+        )
     ),
     "gelu_sigmoid": lambda x: x * fastmath.sigmoid(x * immediate(1.702, DType.f32)),
     "silu": lambda x: x * fastmath.sigmoid(x),
@@ -148,6 +154,7 @@ def emit_matmul(
         load_b=lambda b, k, j: operand(y, b, k, j),
         store=write,
         machine=machine,
+        knobs=batch_default(shape[-1] if isinstance(shape[-1], int) else None, machine),
     )
 
 

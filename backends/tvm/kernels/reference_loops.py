@@ -57,7 +57,9 @@ def _nest(
     for_each(product(shape), evaluator.sizes, parallel, place)
 
 
-def _inner(evaluator: Evaluator, extents: Sequence[Dim], body: Callable[[list[Prim]], None]) -> None:
+def _inner(
+    evaluator: Evaluator, extents: Sequence[Dim], body: Callable[[list[Prim]], None]
+) -> None:
     """Serial loops over `extents`."""
 
     def level(parts: list[Prim], rest: Sequence[Dim]) -> None:
@@ -91,8 +93,10 @@ def _limit(dtype: DType, lowest: bool) -> Prim:
         return immediate(float("-inf") if lowest else float("inf"), dtype)
     if dtype is DType.bool:
         return immediate(not lowest, dtype)
-    info = np.iinfo(dtype.numpy)
-    return immediate(int(info.min if lowest else info.max), dtype)
+    bits = 8 * dtype.bytes
+    signed = not str(dtype).startswith("u")
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    return immediate(low if lowest else high, dtype)
 
 
 def _better(greater: bool, dtype: DType) -> Combine:

@@ -111,11 +111,11 @@ class _Row:
             T.buffer_store(sums[0], combine(sums[0][lane], value(at)), [lane])
         rest = T.Bind(begin + single * int64(lanes))
         with T.serial(self.total - rest) as column:
-            T.buffer_store(
-                sums[1], combine(sums[1][int64(0)], value(rest + column)), [int64(0)]
-            )
+            T.buffer_store(sums[1], combine(sums[1][int64(0)], value(rest + column)), [int64(0)])
         with T.vectorized(int64(lanes)) as lane:
-            pair = combine(combine(sums[0][lane], sums[1][lane]), combine(sums[2][lane], sums[3][lane]))
+            pair = combine(
+                combine(sums[0][lane], sums[1][lane]), combine(sums[2][lane], sums[3][lane])
+            )
             T.buffer_store(sums[0], pair, [lane])
         result = sums[0][int64(0)]
         for lane_number in range(1, lanes):
@@ -124,6 +124,7 @@ class _Row:
 
     def write(self, value: Callable[[Prim], Prim]) -> None:
         """Store a row of results through what is fused behind."""
+
         def body(column: Prim) -> None:
             index = self.index(column)
             evaluator = self.evaluator.fresh()
@@ -198,5 +199,3 @@ def _greater(x: Prim, y: Prim) -> Prim:
 
 def _lesser(x: Prim, y: Prim) -> Prim:
     return tirx.Select(tirx.any(y < x, tirx.NE(y, y)), y, x)
-
-

@@ -132,9 +132,9 @@ def _one(value: Prim) -> Prim:
 
 
 SCALAR_RULES: dict[str, Rule] = {
-    "neg": lambda xs, types, _: immediate(0, types[0]) - xs[0]
-    if types[0].is_integer
-    else xs[0] * immediate(-1.0, types[0]),
+    "neg": lambda xs, types, _: (
+        immediate(0, types[0]) - xs[0] if types[0].is_integer else xs[0] * immediate(-1.0, types[0])
+    ),
     "abs": _abs,
     "sign": _sign,
     "exp": _wide(fastmath.exp, tirx.exp),
