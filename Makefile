@@ -6,11 +6,12 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constr
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit format clean
+.PHONY: help demo test lint types unit figures format clean
 
 help:
 	@echo "make demo    compile, verify and time a real model"
 	@echo "make test    ruff, mypy and every test"
+	@echo "make figures every figure of docs/spine.md; wants an idle machine"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -53,6 +54,9 @@ types: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+figures: $(VENV)/.test
+	$(BIN)/python -m benchmarks.spine
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -227,7 +227,7 @@ def _undefined(node: NodeProto, name: str, producers: dict[str, NodeProto], wher
     )
 
 
-def run_checker(model: ModelProto) -> None:
+def run_checker(model: ModelProto, hidden: Container[str] = ()) -> None:
     """The checker of ONNX, on the model without its large weights: those are inputs to it."""
     thin = ModelProto()
     thin.ir_version = max(model.ir_version, 4)
@@ -241,7 +241,8 @@ def run_checker(model: ModelProto) -> None:
     graph.sparse_initializer.extend(source.sparse_initializer)
     inputs = {value.name for value in source.input}
     for tensor in source.initializer:
-        if tensor.ByteSize() <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
+        inside = tensor.data_location != TensorProto.EXTERNAL and tensor.name not in hidden
+        if tensor.ByteSize() <= SMALL and inside:
             graph.initializer.append(tensor)
         elif tensor.name not in inputs:
             graph.input.append(

@@ -25,6 +25,7 @@ from .onnx_fold import fold
 from .onnx_inputs import Bounds, Declared, declare_inputs
 from .onnx_ops import HINTS, RULES, find_rule
 from .onnx_shapes import Learned
+from .onnx_split import Split, split
 from .onnx_tensors import read_tensor
 
 __all__ = ["import_onnx", "read_model"]
@@ -40,19 +41,25 @@ def import_onnx(
     dims: Bounds,
 ) -> Graph:
     """Check a model and build its graph."""
-    model, folder = (source, None) if isinstance(source, ModelProto) else read_model(Path(source))
     try:
-        return _import(model, folder, shapes, dims)
+        if isinstance(source, ModelProto):
+            return _import(source, None, None, shapes, dims)
+        model, file = read_model(Path(source))
+        return _import(model, Path(source).parent, file, shapes, dims)
     except UnicodeDecodeError as error:
         raise FrontendError(f"a name in the model is not text: {error.reason}") from error
 
 
 def _import(
-    model: ModelProto, folder: Path | None, shapes: Mapping[str, Sequence[int]], dims: Bounds
+    model: ModelProto,
+    folder: Path | None,
+    file: Split | None,
+    shapes: Mapping[str, Sequence[int]],
+    dims: Bounds,
 ) -> Graph:
     check_structure(model)
-    weights = _Weights(model, folder)
-    run_checker(model)
+    weights = _Weights(model, folder, file)
+    run_checker(model, file.places if file is not None else ())
     if model.functions:
         model = _inlined(model)
     _collect_unsupported(model)
@@ -71,8 +78,8 @@ def _import(
     )
 
 
-def read_model(path: Path) -> tuple[ModelProto, Path]:
-    """Read a file; the weights that lie beside it are not read."""
+def read_model(path: Path) -> tuple[ModelProto, Split | None]:
+    """Read a file, but for its large weights and those that lie beside it."""
     try:
         size = path.stat().st_size
         if size > LIMITS.file_bytes:
@@ -80,7 +87,8 @@ def read_model(path: Path) -> tuple[ModelProto, Path]:
                 f"the file has {size} bytes", where=str(path),
                 hint=f"the limit is {LIMITS.file_bytes}; store weights as external data",
             )  # fmt: skip
-        data = path.read_bytes()
+        file = split(path)
+        data = file.thin if file is not None else path.read_bytes()
     except OSError as error:
         raise FrontendError(f"cannot read the model: {error.strerror}", where=str(path)) from error
     model = ModelProto()
@@ -91,7 +99,7 @@ def read_model(path: Path) -> tuple[ModelProto, Path]:
             "this is not an ONNX model, or a part of it is missing", where=str(path),
             hint="subgraphs that lie too deep in each other cannot be read either",
         ) from error  # fmt: skip
-    return model, path.parent
+    return model, file
 
 
 def _inlined(model: ModelProto) -> ModelProto:
@@ -149,12 +157,11 @@ def _hint(missing: Mapping[tuple[str, str], list[str]]) -> str:
 class _Weights:
     """The initializers, decoded when they are first read, once for all attempts."""
 
-    def __init__(self, model: ModelProto, folder: Path | None) -> None:
+    def __init__(self, model: ModelProto, folder: Path | None, file: Split | None) -> None:
         self.arrays = {}
-        self.folder = folder
         for tensor in model.graph.initializer:
             where = f"initializer `{tensor.name}`"
-            self.arrays[tensor.name] = read_tensor(tensor, folder, where, external=True)
+            self.arrays[tensor.name] = read_tensor(tensor, folder, where, external=True, file=file)
         for sparse in model.graph.sparse_initializer:
             raise FrontendError(
                 "sparse tensors cannot be imported", where=f"initializer `{sparse.values.name}`",

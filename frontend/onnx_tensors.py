@@ -15,6 +15,7 @@ from tunesmith.ir.types import DType
 
 from .limits import LIMITS
 from .onnx_external import map_external
+from .onnx_split import Split
 
 __all__ = ["DTYPES", "check_dims", "dtype_of", "read_tensor"]
 
@@ -74,7 +75,12 @@ def check_dims(dims: tuple[int, ...], where: str) -> int:
 
 
 def read_tensor(
-    tensor: TensorProto, folder: Path | None, where: str, *, external: bool = False
+    tensor: TensorProto,
+    folder: Path | None,
+    where: str,
+    *,
+    external: bool = False,
+    file: Split | None = None,
 ) -> NDArray[np.generic]:
     """The elements of a tensor: a view of its bytes, or of a mapped file, where possible."""
     dims = tuple(tensor.dims)
@@ -94,6 +100,14 @@ def read_tensor(
         data: NDArray[np.generic] = map_external(tensor, folder, needed)
     elif tensor.external_data:
         raise FrontendError("it names external data that it does not use", where=where)
+    elif file is not None and tensor.name in file.places and not tensor.HasField("raw_data"):
+        if file.places[tensor.name][1] != needed or _list_length(tensor):
+            held = file.places[tensor.name][1]
+            raise FrontendError(
+                f"it declares {list(dims)} of {dtype}, {needed} bytes, and holds {held}",
+                where=where,
+            )
+        data = file.read(tensor.name, dtype.bytes)
     elif tensor.HasField("raw_data"):
         data = np.frombuffer(tensor.raw_data, np.uint8)
     else:

@@ -60,7 +60,7 @@ def activated(
     activation: str,
 ) -> Expr:
     """An activation that is the only reader."""
-    return ACTIVATIONS[activation](linear(x, weight, bias, scale))  # type: ignore[no-any-return]
+    return ACTIVATIONS[activation](linear(x, weight, bias, scale))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import pi, sqrt
 
 from ..ops import Expr, composite
@@ -67,7 +68,7 @@ def dequantize(x: Expr, scale: Expr, /) -> Expr:
     return cast(x, dtype=scale.dtype) * scale
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
     "none": lambda x: x,
     "relu": lambda x: relu(x),
     "gelu": lambda x: gelu(x),

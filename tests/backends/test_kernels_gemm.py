@@ -85,7 +85,7 @@ def build_gemm(
 def check_gemm(lib: Any, packed: Any, weight: NDArray[Any], rows: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((rows, weight.shape[0])).astype(np.float32)
-    bias = rng.standard_normal(weight.shape[1]).astype(np.float32)
+    bias = rng.standard_normal((weight.shape[1],)).astype(np.float32)
     y = tvm.runtime.tensor(np.full((rows, weight.shape[1]), np.nan, np.float32))
     lib["main"](tvm.runtime.tensor(x), packed, tvm.runtime.tensor(bias), y)
     wide = weight.astype(np.float64)

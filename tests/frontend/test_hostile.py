@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from .test_shapes import of_type
 def chain(length: int, operator: str = "Relu") -> ModelProto:
     """A chain of one operator."""
     names = ["x", *(f"v{i}" for i in range(length - 1)), "y"]
-    nodes = [node(operator, [a], [b]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [node(operator, [a], [b]) for a, b in pairwise(names)]
     return of_type(model(nodes, {"x": (F32, [4])}, ["y"]), y=(F32, 1))
 
 
@@ -74,7 +75,8 @@ def broken(name: str) -> ModelProto:
             nodes = [node("Add", ["x", "b"], ["a"], name="first"), node("Relu", ["a"], ["b"])]
             return of_type(model(nodes, x, ["b"]), b=(F32, 1))
         case "undefined":
-            return of_type(model([node("Add", ["x", "q"], ["y"], name="sum")], x, ["y"]), y=(F32, 1))
+            nodes = [node("Add", ["x", "q"], ["y"], name="sum")]
+            return of_type(model(nodes, x, ["y"]), y=(F32, 1))
         case "unsorted":
             nodes = [node("Relu", ["a"], ["y"], name="early"), node("Abs", ["x"], ["a"])]
             return of_type(model(nodes, x, ["y"]), y=(F32, 1))
@@ -86,7 +88,8 @@ def broken(name: str) -> ModelProto:
         case "negative":
             return with_weight(weight([-4], b""))
         case "negative-input":
-            return of_type(model([node("Relu", ["x"], ["y"])], {"x": (F32, [-4])}, ["y"]), y=(F32, 1))
+            nodes = [node("Relu", ["x"], ["y"])]
+            return of_type(model(nodes, {"x": (F32, [-4])}, ["y"]), y=(F32, 1))
         case "empty-huge":
             return with_weight(weight([1 << 40], b""))
         case "short":
@@ -113,8 +116,9 @@ def broken(name: str) -> ModelProto:
             nodes = [node("Pad", ["x", "p"], ["y"], name="wide")]
             return of_type(model(nodes, x, ["y"], {"p": np.array([0, 1 << 40])}), y=(F32, 1))
         case "name":
-            return of_type(model([node("Relu", ["x"], ["v" * 1025]),
-                                  node("Abs", ["v" * 1025], ["y"])], x, ["y"]), y=(F32, 1))  # fmt: skip
+            long = "v" * 1025
+            nodes = [node("Relu", ["x"], [long]), node("Abs", [long], ["y"])]
+            return of_type(model(nodes, x, ["y"]), y=(F32, 1))
         case "deep":
             return nested(32)
         case "many":
@@ -176,7 +180,7 @@ def test_constant_bomb_is_not_allocated() -> None:
 
 def test_doubling_is_linear() -> None:
     names = ["x", *(f"v{i}" for i in range(63)), "y"]
-    nodes = [node("Add", [a, a], [b]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [node("Add", [a, a], [b]) for a, b in pairwise(names)]
     graph = import_model(of_type(model(nodes, {"x": (F32, [4])}, ["y"]), y=(F32, 1)))
     assert len(graph) == 64
 
