@@ -155,6 +155,9 @@ class Executable:
             value = sizes.get(symbol.name)
             if value is not None and not _fits(value, symbol):
                 raise self._out_of_bounds(symbol, value)
+        for spec, array in zip(self.inputs, arrays, strict=True):
+            if spec.rows is not None and array.size:
+                _check_rows(spec, array, spec.rows)
         return arrays, sizes
 
     def _check_results(self, results: Sequence[Array], sizes: Mapping[str, int]) -> None:
@@ -209,6 +212,16 @@ class Executable:
                                     where=self._where,
                                     hint="compile the model again, or install that version"
                                     )  # fmt: skip
+
+
+def _check_rows(spec: TensorSpec, array: Array, rows: int) -> None:
+    """Refuse a place outside the table that the input picks rows of."""
+    low, high = int(array.min()), int(array.max())
+    if low < -rows or high >= rows:
+        raise InputError(
+            f"holds {low if low < -rows else high}, and the table it picks rows of has {rows}",
+            where=_input(spec), hint=f"its elements lie in [{-rows}, {rows - 1}]",
+        )  # fmt: skip
 
 
 def _fits(value: int, symbol: SymbolSpec) -> bool:

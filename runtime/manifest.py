@@ -37,11 +37,15 @@ _RANK_LIMIT = 32
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or an output: a dim is a number, or text such as `S` or `2*S + 1`."""
+    """An input or an output: a dim is a number, or text such as `S` or `2*S + 1`.
+
+    An input that picks rows of a table has their number in `rows`: elements lie in [-rows, rows).
+    """
 
     name: str
     dtype: str
     dims: tuple[int | str, ...]
+    rows: int | None = None
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.dims))}]"
@@ -167,6 +171,7 @@ class Manifest:
             where = f"`{tensor.name}`"
             _require(tensor.dtype in DTYPES, where, f"has the unknown dtype `{tensor.dtype}`")
             _require(len(tensor.dims) <= _RANK_LIMIT, where, "has too many axes")
+            _require(tensor.rows is None or tensor.rows > 0, where, "picks rows of an empty table")
             for size in tensor.dims:
                 _check_dim(size, symbols, where)
 
@@ -253,8 +258,9 @@ def _tensors(row: _Row, key: str) -> tuple[TensorSpec, ...]:
         TensorSpec(
             r.get("name", str), r.get("dtype", str),
             tuple(_dim(d, f"{r.where}.dims") for d in r.get("dims", list)),
+            None if r.values["rows"] is None else r.get("rows", int),
         )
-        for r in row.rows(key, ("name", "dtype", "dims"))
+        for r in row.rows(key, tuple(TensorSpec.__dataclass_fields__))
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from tunesmith.ir.graph import Graph, Value
 from tunesmith.passes.base import Note, PassContext
 from tunesmith.passes.pipeline import Pipeline
 from tunesmith.presets import PRESETS
+from tunesmith.random_inputs import index_bounds
 from tunesmith.runtime.artifact import Artifact
 from tunesmith.runtime.manifest import Json, Manifest, SymbolSpec, TargetSpec, TensorSpec
 
@@ -63,6 +64,7 @@ def compile_model(
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, tuple[int, int] | int] | None = None,
     threads: int | None = None,
+    verify: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile a model to an artifact, which `save` writes and `tunesmith.runtime.load` runs.
@@ -74,6 +76,8 @@ def compile_model(
         shapes: fixed shapes by input; then the code is for just these.
         dims: fixed sizes or bounds (`(1, 8)`) by the name of a dynamic axis.
         threads: cores to schedule for; by default as many as the target has.
+        verify: run the result beside ONNX Runtime at several sizes, and keep the differences in
+            the manifest; needs a source that is an ONNX model, and a target this machine can run.
         progress: called with the name of each stage when it begins.
 
     Raises:
@@ -113,24 +117,33 @@ def compile_model(
         entry=library.entry,
         report=_report(before, after, context.notes, lowered, clock.seconds),
     )
-    return Artifact(
-        manifest=manifest,
-        library=library.code,
-        weights=dict(lowered.weights),
-        graph=text,
+    artifact = Artifact(
+        manifest=manifest, library=library.code, weights=dict(lowered.weights), graph=text
     )
+    if not verify:
+        return artifact
+    from tunesmith.selfcheck import check_in_child
+
+    with clock.stage("verify"):
+        tolerance = check_in_child(artifact, source)
+    report: dict[str, Json] = {**manifest.report, "seconds": {**clock.seconds}}
+    artifact.manifest = replace(manifest, tolerance=tolerance, report=report)
+    return artifact
 
 
 def _interface(
     graph: Graph,
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[SymbolSpec, ...]]:
+    rows = index_bounds(graph)
+
     def spec(name: str, value: Value) -> TensorSpec:
         dims = tuple(_dim(size) for size in value.type.shape)
-        return TensorSpec(name, value.type.dtype.numpy.name, dims)
+        return TensorSpec(name, value.type.dtype.numpy.name, dims, rows.get(name))
 
     inputs = tuple(spec(v.name, v) for v in graph.inputs)
     outputs = tuple(
-        spec(name, v) for name, v in zip(graph.output_names, graph.outputs, strict=True)
+        replace(spec(name, v), rows=None)
+        for name, v in zip(graph.output_names, graph.outputs, strict=True)
     )
     symbols = tuple(SymbolSpec(s.name, s.low, s.high or None) for s in graph.symbols().values())
     return inputs, outputs, symbols

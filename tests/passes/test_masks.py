@@ -28,6 +28,7 @@ from tunesmith.ir.opset import (
     transpose,
     where,
 )
+from tunesmith.ir.text import parse_graph
 from tunesmith.ir.types import DType, TensorType
 from tunesmith.passes.base import PassContext
 from tunesmith.passes.pipeline import Pipeline
@@ -139,6 +140,59 @@ def test_a_guard_that_cannot_fire_goes(spelling: str) -> None:
     graph = _fused(_graph(LOWEST, spelling, True, False, DType.f32))
     (node,) = (node for node in graph.nodes if node.op is attention)
     assert node.attributes["masked_row"] == "nan"
+
+
+def test_two_lowest_numbers_are_minus_infinity() -> None:
+    """Their sum overflows, so a guard behind them can fire, and stays."""
+    text = """
+    graph @f(%q: f32[1, 1, 2, 4], %k: f32[1, 1, 4, 2], %v: f32[1, 1, 2, 4], %m: bool[2]) {
+      %s = matmul(%q, %k)
+      %z = constant() {value = f32[] 0.0}
+      %n = constant() {value = f32[] -3.4028235e+38}
+      %w = where(%m, %z, %n)
+      %a = add(%s, %w)
+      %b = add(%a, %w)
+      %p = softmax(%b)
+      %t = isnan(%p)
+      %g = where(%t, %z, %p)
+      %y = matmul(%g, %v)
+      return %y
+    }
+    """
+    graph = _fused(parse_graph(text))
+    (node,) = (node for node in graph.nodes if node.op is attention)
+    assert node.attributes["masked_row"] == "zero"
+
+
+@pytest.mark.parametrize("spelling", ["fill", "sum"])
+def test_masked_rows_may_be_given_up(spelling: str) -> None:
+    """Without `keep-masked-rows` the triangle goes, rows without a key are 0, others stay."""
+    feeds = _feeds(LOWEST, spelling, DType.f32)
+    unfused = evaluate(_graph(LOWEST, spelling, False, True, DType.f32), feeds)
+    (want,) = (array.astype(np.float32) for array in unfused)
+    graph = _graph(LOWEST, spelling, False, True, DType.f32)
+    Pipeline.parse("fuse-attention{keep-masked-rows=false}").run(graph, PassContext())
+    (node,) = (node for node in graph.nodes if node.op is attention)
+    assert (node.attributes["causal"], node.attributes["masked_row"]) == (True, "zero")
+    (have,) = (array.astype(np.float32) for array in evaluate(graph, feeds))
+    np.testing.assert_allclose(have[0], want[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(have[1, :, 2:], want[1, :, 2:], rtol=1e-5, atol=1e-5)
+    assert not have[1, :, :2].any() and not have[2].any()
+
+
+@pytest.mark.parametrize("shape", [(1, KEYS), (KEYS, 1)])
+def test_one_row_is_no_triangle(shape: tuple[int, int]) -> None:
+    """A constant that is broadcast over the queries, or over the keys, only looks like one."""
+    flags = (np.arange(KEYS) < 2).reshape(shape) ^ (shape[1] == 1)
+    build = Builder(Graph("padded"))
+    heads = TensorType(DType.f32, (1, 1, KEYS, 4))
+    q, k, v = (build.input(name, heads) for name in "qkv")
+    with build:
+        scores = matmul(q, transpose(k, perm=(0, 1, 3, 2)))
+        weights = softmax(where(build.constant(flags), scores, -inf))
+        graph = build.finish([matmul(weights, v)], ["y"])
+    (node,) = (node for node in _fused(graph).nodes if node.op is attention)
+    assert node.attributes["causal"] is False and len(node.operands) == 4
 
 
 def test_half_precision_rows() -> None:
