@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from benchmarks.spine_compare import DYNAMIC, FIXED, Request
 from benchmarks.spine_facts import ROOT, commit, gather, measure_starts, now
 from benchmarks.spine_rows import (
     Facts,
@@ -31,8 +32,8 @@ from benchmarks.spine_rows import (
     write_text,
 )
 from benchmarks.spine_subjects import Subject, subjects
-from benchmarks.spine_table import render, verdicts
-from benchmarks.spine_work import DYNAMIC, FIXED, Request
+from benchmarks.spine_table import render
+from benchmarks.spine_verdicts import verdicts
 
 __all__ = ["Step", "main", "plan"]
 

@@ -11,8 +11,8 @@ from typing import NotRequired, TypedDict, cast
 
 __all__ = [
     "BERT_SECONDS", "ERROR_LIMIT", "HELP_SECONDS", "IMPORT_SECONDS", "PAIRS", "RATIO_LIMIT",
-    "Compiled", "Engine", "Facts", "Ratio", "Row", "SizeRow", "failures", "found_all", "read_json",
-    "worst_error", "write_json", "write_text",
+    "Compiled", "Engine", "Facts", "OutputRow", "Ratio", "Row", "SizeRow", "failures", "found_all",
+    "read_json", "worst_error", "write_json", "write_text",
 ]  # fmt: skip
 
 ERROR_LIMIT = 1e-4
@@ -45,6 +45,8 @@ class OutputRow(TypedDict):
     """How far one output is from ONNX Runtime's."""
 
     output: str
+    dtype: str
+    scale: float  # the largest magnitude of ONNX Runtime's
     max_abs: float | None  # None where the outputs cannot be compared
     passed: bool
     reason: str

@@ -10,12 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import spine, spine_work
+from benchmarks import spine
 from benchmarks.spine import Step, main, plan, run_step
-from benchmarks.spine_rows import Compiled, Engine, Ratio, Row, SizeRow, failures, read_json
+from benchmarks.spine_compare import attention_misses, errors_of
+from benchmarks.spine_rows import (
+    Compiled,
+    Engine,
+    OutputRow,
+    Ratio,
+    Row,
+    SizeRow,
+    failures,
+    read_json,
+)
 from benchmarks.spine_rows import write_json as save
 from benchmarks.spine_subjects import Subject, find_subject, subjects
-from benchmarks.spine_table import render, verdicts
+from benchmarks.spine_table import render
+from benchmarks.spine_time import Turns
+from benchmarks.spine_verdicts import verdicts
 from tunesmith.runtime import Manifest
 from tunesmith.runtime.manifest import TargetSpec
 
@@ -37,8 +49,15 @@ def _check(error: float | None = 1e-6, attention: int = 12, seconds: float = 30.
         else ["attention: the scale varies (2 times, first at n)"],
     )
     passed = error is not None and error <= 1e-4
-    output = {"output": "y", "max_abs": error, "passed": passed, "reason": "" if passed else "far"}
-    sizes = [SizeRow(size=[1, 16], outputs=[output], skipped="", error="")]  # type: ignore[list-item]  # a row as JSON
+    output = OutputRow(
+        output="y",
+        dtype="float32",
+        scale=2.0,
+        max_abs=error,
+        passed=passed,
+        reason="" if passed else "far",
+    )
+    sizes = [SizeRow(size=[1, 16], outputs=[output], skipped="", error="")]
     return Row(
         key=f"check {BERT}",
         kind="check",
@@ -183,15 +202,27 @@ def test_near_misses_that_were_found_later_are_none() -> None:
 
     notes = [note("near-miss", "a"), note("near-miss", "b"), note("match", "a")]
     other = note("near-miss", "c") | {"pass": "fuse-linear"}
-    assert spine_work.attention_misses(_manifest(*notes, other)) == [
+    assert attention_misses(_manifest(*notes, other)) == [
         "attention: two masks (1 times, first at b)"
     ]
+
+
+def test_an_output_that_is_not_finite_proves_nothing() -> None:
+    good, odd = np.array([1, -3], np.float32), np.array([1, np.nan], np.float32)
+    (same,) = errors_of({"y": good}, {"y": good})
+    assert (same["passed"], same["max_abs"], same["scale"], same["reason"]) == (True, 0.0, 3.0, "")
+    (both,) = errors_of({"y": odd}, {"y": odd})
+    assert not both["passed"] and "not finite" in both["reason"]
+    (far,) = errors_of({"y": good + 1}, {"y": good})
+    assert not far["passed"] and far["max_abs"] == 1.0
+    missing = errors_of({}, {"y": good})
+    assert [(o["passed"], o["max_abs"]) for o in missing] == [(False, None)]
 
 
 def test_engines_settle_once_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
-    turns = spine_work.Turns(pause=0.5)
+    turns = Turns(pause=0.5)
     ours, theirs = turns.wrap("ours", lambda: 1), turns.wrap("theirs", lambda: 2)
     assert [ours(), ours(), theirs(), theirs(), ours()] == [1, 1, 2, 2, 1]
     assert pauses == [0.5] * 3

@@ -290,6 +290,14 @@ def test_odd_and_missing_names() -> None:
     assert str(sizes_found[0]) == "x_1_0"
 
 
+def test_initializers_that_are_inputs_are_not_inputs() -> None:
+    proto = shaped([node("Mul", ["x", "half"], ["y"])], 3)
+    proto.ir_version = 3
+    proto.graph.input.append(helper.make_tensor_value_info("half", F32, []))
+    graph = check(proto, {"x": X})
+    assert [value.name for value in graph.inputs] == ["x"]
+
+
 def test_static_code_has_no_symbols() -> None:
     proto = shaped(
         [*size_of("x", 0, "b"), *size_of("x", 1, "s"),

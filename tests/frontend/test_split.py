@@ -13,11 +13,11 @@ from tunesmith.frontend.onnx_split import split
 from tunesmith.ir.diagnostics import FrontendError
 from tunesmith.ir.interpreter import evaluate
 
-from .models import F32, model, node
+from .models import F32, Array, model, node
 from .test_shapes import of_type
 
 GENERATOR = np.random.default_rng(5)
-WEIGHTS = {
+WEIGHTS: dict[str, Array] = {
     "a": GENERATOR.standard_normal((64, 64)).astype(np.float32),
     "b": GENERATOR.standard_normal((64, 33)).astype(np.float16),
     "c": GENERATOR.standard_normal(33).astype(np.float32),
@@ -57,7 +57,7 @@ def test_sizes_are_checked(tmp_path: Path) -> None:
     proto.graph.initializer[0].dims[0] = 65
     path = tmp_path / "m.onnx"
     path.write_bytes(proto.SerializeToString())
-    with pytest.raises(FrontendError, match="`a`.*16640 bytes, and holds 16384"):
+    with pytest.raises(FrontendError, match=r"`a`.*16640 bytes, and holds 16384"):
         import_model(path)
 
 
