@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 from tvm.ir import IRModule
 
+from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Value
 from tunesmith.ir.target import Target
-from tunesmith.runtime.manifest import Json
 from tunesmith.ir.types import TensorType
+from tunesmith.ir.work import flops
+from tunesmith.runtime.manifest import Json
 
 from ..base import Lowered
 from .groups import Plan, form_groups
@@ -114,11 +116,22 @@ class _Module:
                 if len(outputs) == 1
                 else self.builder.emit(relax.TupleGetItem(result, number))
             )
-        self.table.append(
-            {
-                "kernel": str(getattr(self.functions[key], "name_hint", "")),
-                "kind": kernel.group.kind,
-                "nodes": [n.op.name for n in kernel.inlined],
-                "from": kernel.group.anchor.location.name,
-            }
-        )
+        self.table.append(_row(kernel, str(getattr(self.functions[key], "name_hint", ""))))
+
+
+def _row(kernel: Kernel, name: str) -> dict[str, Json]:
+    """What the manifest says of a kernel: what it stands for, and how much work it is."""
+    operations: Dim = 0
+    for node in kernel.inlined:
+        operations = operations + flops(node)
+    moved: Dim = 0
+    for value in (*kernel.reads, *kernel.group.outputs):
+        moved = moved + value.type.size * value.type.dtype.bytes
+    return {
+        "kernel": name,
+        "kind": kernel.group.kind,
+        "nodes": [n.op.name for n in kernel.inlined],
+        "from": [n.location.name for n in kernel.inlined if n.location.name],
+        "flops": str(operations),
+        "bytes": str(moved),
+    }
