@@ -80,9 +80,7 @@ def _check(artifact: Artifact, source: str | Path | onnx.ModelProto | Graph) -> 
     rows: list[Json] = []
     passed = True
     for number, sizes in enumerate(sizes_to_verify(manifest.symbols)):
-        held = {
-            s.name: max(min(sizes[s.name], _MOST), s.min) for s in manifest.symbols
-        }
+        held = {s.name: max(min(sizes[s.name], _MOST), s.min) for s in manifest.symbols}
         bounds = {t.name: t.rows for t in manifest.inputs if t.rows is not None}
         feeds = make_inputs(manifest.inputs, held, seed=number, bounds=bounds)
         theirs = session.run({n: feeds[n] for n in session.input_names if n in feeds})

@@ -98,7 +98,7 @@ class Evaluator:
         return self._composite(node, value, index)
 
     def _composite(self, node: Node, value: Value, index: Index) -> Prim:
-        """An elementwise composite by its body; its operands are read before the body is entered."""
+        """An elementwise composite by its body; its operands are read before that is entered."""
         types: Sequence[TensorType | None] = [v.type if v else None for v in node.operands]
         body = trace(node.op, types, node.attributes)
         operands = [

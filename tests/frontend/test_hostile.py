@@ -250,9 +250,7 @@ def test_functions_that_grow() -> None:
         domain = "own" if i else ""
         nodes = [helper.make_node(name, ["a"], ["m"], domain=domain),
                  helper.make_node(name, ["m"], ["b"], domain=domain)]  # fmt: skip
-        proto.functions.append(
-            helper.make_function("own", f"F{i}", ["a"], ["b"], nodes, imports)
-        )
+        proto.functions.append(helper.make_function("own", f"F{i}", ["a"], ["b"], nodes, imports))
     with pytest.raises(FrontendError, match="nodes once its functions are inlined"):
         import_model(proto)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from tvm import tirx
 from tvm.ir import Expr as Prim
 from tvm.tirx.script import builder as T
@@ -93,7 +95,7 @@ def _runs(output: Value, inlined: list[Node]) -> list[tuple[int, int]]:
             i for i in range(1, rank) if shape[i - 1] == 1 and same[i] != _left(same, shape, i)
         }
     ends = sorted(cuts)
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))
 
 
 def _left(same: list[bool], shape: Shape, axis: int) -> bool:

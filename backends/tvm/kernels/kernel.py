@@ -104,7 +104,7 @@ class Kernel:
         )
 
     def function(self) -> tirx.PrimFunc:
-        """Write the TIR function: arguments are the reads, the sizes, then the results; all flat."""
+        """Write the TIR function: its arguments are reads, sizes and results; all flat."""
         sizes = Sizes()
         lanes = self.machine.vector_bytes // 4
         with IRBuilder() as builder:

@@ -1,4 +1,4 @@
-"""Elementwise operators on scalar expressions; written inside a vectorized loop they are vector code.
+"""Elementwise operators on scalars; written inside a vectorized loop they are vector code.
 
 Transcendental functions of f32 are our own polynomials (`schedule.fastmath`): the compiler's
 intrinsics become one call of the C library per element. f16 and bf16 are computed in f32.
