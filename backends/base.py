@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,18 +13,21 @@ from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 from tunesmith.runtime.manifest import Json
 
-__all__ = ["Backend", "Library", "Lowered", "TuningRecords"]
-
-TuningRecords = Mapping[str, Mapping[str, int]]  # workload → knobs
+__all__ = ["Backend", "Library", "Lowered"]
 
 
 @dataclass
 class Lowered:
-    """A graph in the words of a backend, with the weights in the layouts that its kernels read."""
+    """A graph in the words of a backend, with the weights in the layouts that its kernels read.
+
+    `module` calls kernels by name; `functions` write them, and a name holds a hash of the content,
+    so that equal kernels of all models share one object file.
+    """
 
     graph: Graph
     target: Target
     module: object
+    functions: Mapping[str, Callable[[], object]]
     weights: list[tuple[str, NDArray[np.generic]]]
     kernels: list[dict[str, Json]] = field(default_factory=list)
 
@@ -46,6 +49,8 @@ class Backend(Protocol):
         """Choose kernels and layouts; `BackendError` names what cannot be done and where."""
         ...
 
-    def build(self, lowered: Lowered, records: TuningRecords | None = None) -> Library:
+    def build(
+        self, lowered: Lowered, progress: Callable[[int, int], None] | None = None
+    ) -> Library:
         """Generate and link the code; `BuildError` with the words of the tool that failed."""
         ...

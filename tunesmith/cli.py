@@ -94,12 +94,20 @@ def _compile(
     dim: Dim = None,
     level: Level = 2,
     threads: Threads = None,
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Try the result beside ONNX Runtime before it is written; on if the target is "
+            "this machine.",
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Compile a model to one file that runs on its own."""
     from tunesmith.cli_compile import compile_command
 
-    compile_command(model, output, target, shape or [], dim or [], level, threads, json)
+    compile_command(model, output, target, shape or [], dim or [], level, threads, verify, json)
 
 
 @app.command("run")

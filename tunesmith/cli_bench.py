@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note, out
 from tunesmith.cli_values import parse_shapes, read_npz, write_json
-from tunesmith.cli_verify import fixed_sizes, index_bounds
+from tunesmith.cli_verify import check_symbols, fixed_sizes
 
 if TYPE_CHECKING:
     from tunesmith.bench import Measurement
@@ -113,5 +113,6 @@ def _feeds(
         feeds = read_npz(inputs)
         given = {n: a.shape for n, a in feeds.items() if n in {s.name for s in manifest.inputs}}
         return sizes_of(manifest.inputs, given, {}), feeds
+    check_symbols(dims, manifest)
     sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.symbols), **dims})
-    return sizes, make_inputs(manifest.inputs, sizes, bounds=index_bounds(manifest))
+    return sizes, make_inputs(manifest.inputs, sizes)

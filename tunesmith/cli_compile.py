@@ -41,6 +41,7 @@ def compile_command(
     dims: Sequence[str],
     level: int,
     threads: int | None,
+    verify: bool | None,
     json: Path | None,
 ) -> None:
     """Compile `model`, save it, and print the summary."""
@@ -56,6 +57,7 @@ def compile_command(
         artifact = compile_model(
             model, target=target, preset=f"O{level}", shapes=wanted_shapes or None,
             dims=wanted_dims or None, threads=threads, progress=progress,
+            verify=target == "host" if verify is None else verify,
         )  # fmt: skip
         progress("save")
         artifact.save(path)

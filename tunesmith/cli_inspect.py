@@ -59,7 +59,7 @@ def _artifact(file: Path) -> tuple[list[str], dict[str, object]]:
     lines.append(f"needs     {', '.join(target.features) or 'no CPU feature'}")
     lines.append(f"pipeline  {manifest.pipeline or 'none'}")
     lines += [f"made with {package} {version}" for package, version in manifest.versions.items()]
-    lines += report.graph_lines(manifest.report)
+    lines += report.graph_lines(manifest.report) + report.tolerance_lines(manifest)
     lines += [
         f"file      {name} ({report.megabytes(spec.size)})" for name, spec in manifest.files.items()
     ]

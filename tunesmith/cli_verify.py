@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ import typer
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note, out
 from tunesmith.cli_values import parse_dims, parse_shapes, read_npz, write_json
+from tunesmith.ir.diagnostics import InputError
 
 if TYPE_CHECKING:
     from tunesmith.oracle import Arrays, OnnxSession, OutputReport
     from tunesmith.runtime import Executable, Manifest
 
-__all__ = ["fixed_sizes", "index_bounds", "verify_command", "verify_once"]
+__all__ = ["check_symbols", "fixed_sizes", "verify_command", "verify_once"]
 
 Trial = tuple[dict[str, int], "Arrays"]
 
@@ -93,11 +95,15 @@ def fixed_sizes(dims: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def index_bounds(manifest: Manifest) -> dict[str, int]:
-    """How many rows the tables have that integer inputs index, as far as the compiler noted it."""
-    noted = manifest.report.get("index_bounds")
-    rows = noted.items() if isinstance(noted, dict) else ()
-    return {name: size for name, size in rows if isinstance(size, int)}
+def check_symbols(sizes: Mapping[str, int], manifest: Manifest) -> None:
+    """Refuse sizes of symbols that the model does not have."""
+    known = [s.name for s in manifest.symbols]
+    for name in sizes:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            listed = ", ".join(f"`{k}`" for k in known) or "none"
+            hint = f"did you mean `{close[0]}`?" if close else f"its symbols: {listed}"
+            raise InputError(f"the model has no symbol `{name}`", hint=hint)
 
 
 def _trials(
@@ -115,12 +121,11 @@ def _trials(
         known = {s.name: s for s in manifest.inputs}
         given = {n: a.shape for n, a in feeds.items() if n in known}
         return [(sizes_of(manifest.inputs, given, {}), feeds)]
+    check_symbols(dims, manifest)
     symbols = [s for s in manifest.symbols if s.name not in dims]
     sizes = [{**trial, **dims} for trial in sizes_to_verify(symbols)]
     sizes = [sizes_of(manifest.inputs, shapes, trial) for trial in sizes]
     sizes = [trial for i, trial in enumerate(sizes) if trial not in sizes[:i]]
-    bounds = index_bounds(manifest)
     return [
-        (trial, make_inputs(manifest.inputs, trial, seed=seed + i, bounds=bounds))
-        for i, trial in enumerate(sizes)
+        (trial, make_inputs(manifest.inputs, trial, seed=seed + i)) for i, trial in enumerate(sizes)
     ]

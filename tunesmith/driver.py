@@ -49,6 +49,15 @@ class _Clock:
         finally:
             self.seconds[name] = round(time.perf_counter() - start, 3)
 
+    def count(self, name: str) -> Callable[[int, int], None]:
+        """Announce how far a stage is."""
+
+        def told(done: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(f"{name} {done}/{total}")
+
+        return told
+
 
 def optimize(graph: Graph, pipeline: str, context: PassContext) -> Graph:
     """Run a pipeline (a preset or the text of one) over a graph, in place."""
@@ -103,7 +112,7 @@ def compile_model(
     with clock.stage("lower"):
         lowered = backend.lower(graph, where)
     with clock.stage("build"):
-        library = backend.build(lowered)
+        library = backend.build(lowered, clock.count("build"))
     manifest = Manifest(
         name=Path(source).stem if isinstance(source, str | Path) else graph.name,
         inputs=interface[0],

@@ -34,7 +34,8 @@ def make_inputs(
 ) -> dict[str, Array]:
     """Random inputs of the given sizes.
 
-    Floats are standard normal; integers are ids from 1 to `bounds[name]` (or 100), exclusive. A
+    Floats are standard normal; integers are ids from 1 to `bounds[name]` (or the rows that the
+    input picks from, or 100), exclusive. A
     name that ends in `mask` gives ones with padded tails after the first row, `position` ids
     count, `type` ids (segments) are 0 or 1.
     """
@@ -43,7 +44,8 @@ def make_inputs(
     inputs: dict[str, Array] = {}
     for spec in specs:
         shape = tuple(parse_dim(d).evaluate(sizes) if isinstance(d, str) else d for d in spec.dims)
-        inputs[spec.name] = _one(spec, shape, random, lengths, (bounds or {}).get(spec.name))
+        bound = (bounds or {}).get(spec.name, spec.rows)
+        inputs[spec.name] = _one(spec, shape, random, lengths, bound)
     return inputs
 
 

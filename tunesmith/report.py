@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bench_lines", "compile_summary", "graph_lines", "megabytes", "seconds", "sizes_text",
-    "spec_text", "symbols_text", "verdict_lines",
+    "spec_text", "symbols_text", "tolerance_lines", "verdict_lines",
 ]  # fmt: skip
 
 _NEAR_MISSES_SHOWN = 8
@@ -64,6 +64,7 @@ def compile_summary(manifest: Manifest, path: Path, took: float, size: int) -> l
     lines += graph_lines(report)
     if manifest.symbols:
         lines.append(f"dims      {symbols_text(manifest.symbols)}")
+    lines += tolerance_lines(manifest)
     target = manifest.target
     lines.append(f"target    {target.cpu} ({target.triple}), {_count(target.threads, 'thread')}")
     lines.append(f"written   {path} ({megabytes(size)})")
@@ -85,6 +86,19 @@ def graph_lines(report: Mapping[str, object]) -> list[str]:
     if len(misses) > _NEAR_MISSES_SHOWN:
         lines.append(f"near miss … and {len(misses) - _NEAR_MISSES_SHOWN} more, see the manifest")
     return lines
+
+
+def tolerance_lines(manifest: Manifest) -> list[str]:
+    """How far the outputs were from those of the oracle when the model was compiled."""
+    tolerance = manifest.tolerance or {}
+    rows = tolerance.get("outputs")
+    if not isinstance(rows, list) or not rows:
+        return []
+    found = [row for row in rows if isinstance(row, dict)]
+    worst = max((v for row in found if isinstance(v := row.get("max_abs"), int | float)), default=0)
+    sizes = len({str(row.get("sizes")) for row in found})
+    where = f"at {_count(sizes, 'size')} beside {tolerance.get('oracle', 'the oracle')}"
+    return [f"verified  max abs {worst:.3g} {where}"]
 
 
 def _count(number: int, noun: str) -> str:

@@ -60,7 +60,7 @@ def check_in_child(
     if not result["passed"]:
         raise BackendError(
             f"the compiled model differs from ONNX Runtime: {json.dumps(result['outputs'])}",
-            hint="`tunesmith opt --check-each onnxruntime` names the pass; `--no-verify` skips this",
+            hint="`tunesmith opt --check-each onnxruntime` names the pass",
         )
     return result
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tvm
@@ -17,6 +17,7 @@ from tunesmith.ir.diagnostics import BuildError
 from tunesmith.ir.target import Target
 
 from ..base import Library, Lowered
+from .objects import compile_objects
 
 __all__ = ["build_library", "find_linker", "tvm_target"]
 
@@ -55,21 +56,26 @@ def _pipeline() -> tvm.transform.Pass:
     )
 
 
-def build_library(lowered: Lowered) -> Library:
-    """Generate machine code and link it.
+def build_library(lowered: Lowered, progress: Callable[[int, int], None] | None = None) -> Library:
+    """Compile the kernels that are not in the cache, then link them behind `main`.
 
     Raises:
         BuildError: the code generator or the linker failed; the message holds its words.
     """
+    target = tvm_target(lowered.target)
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    objects = compile_objects(lowered.functions, target, workers, progress)
     try:
-        executable = tvm.compile(
-            lowered.module, tvm_target(lowered.target), relax_pipeline=_pipeline()
-        )
+        executable = tvm.relax.build(lowered.module, target, relax_pipeline=_pipeline())
     except Exception as error:
         raise BuildError(f"the code generator failed: {error}") from error
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        files = []
+        for name, code in objects.items():
+            files.append(str(Path(folder) / f"{name}.o"))
+            Path(files[-1]).write_bytes(code)
         path = Path(folder) / "kernels.so"
-        executable.export_library(str(path), fcompile=_link)
+        executable.export_library(str(path), fcompile=_link, addons=files)
         return Library(path.read_bytes())
 
 

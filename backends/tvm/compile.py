@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 
-from ..base import Library, Lowered, TuningRecords
+from ..base import Library, Lowered
 from .build import build_library
 from .legalize import legalize
 from .relax import lower_graph
@@ -23,8 +25,8 @@ class TvmBackend:
         legalize(graph)
         return lower_graph(graph, target)
 
-    def build(self, lowered: Lowered, records: TuningRecords | None = None) -> Library:
-        """Generate and link the code."""
-        if records:
-            raise NotImplementedError("tuning records are not read yet")
-        return build_library(lowered)
+    def build(
+        self, lowered: Lowered, progress: Callable[[int, int], None] | None = None
+    ) -> Library:
+        """Generate and link the code; `progress` hears how many kernels of how many are done."""
+        return build_library(lowered, progress)

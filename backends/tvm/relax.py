@@ -1,6 +1,8 @@
-"""Graph → Relax module: one `call_tir` a kernel, weights as parameters, shapes as they were."""
+"""Graph → Relax module: one call a kernel, weights as parameters, shapes as they were."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +44,7 @@ class _Module:
         self.sizes = Sizes()
         self.builder = relax.BlockBuilder()
         self.uses: dict[str, WeightUse] = {}
-        self.functions: dict[str, object] = {}
+        self.functions: dict[str, Callable[[], tirx.PrimFunc]] = {}
         self.table: list[dict[str, Json]] = []
         self.flat: dict[Value, relax.Expr] = {}
 
@@ -74,7 +76,7 @@ class _Module:
                 ]
             self.builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         module: IRModule = self.builder.get()
-        return Lowered(self.graph, self.target, module, weights, self.table)
+        return Lowered(self.graph, self.target, module, self.functions, weights, self.table)
 
     def _type(self, value: Value) -> relax.TensorType:
         shape = [self.sizes.expr(d) for d in value.type.shape]
@@ -93,22 +95,18 @@ class _Module:
         return self.builder.emit(self._reshape(x, shape, type))
 
     def _call(self, kernel: Kernel, slots: dict[str, relax.Expr]) -> None:
-        key = kernel.key
-        if key not in self.functions:
-            function = kernel.function().without_attr("global_symbol")
-            name = f"{kernel.group.anchor.op.name}_{len(self.functions)}"
-            self.functions[key] = self.builder.add_func(function, name)
+        name = kernel.name
+        self.functions.setdefault(name, kernel.function)
         arguments: list[relax.Expr | tirx.Var] = []
         for value in kernel.reads:
             use = kernel.weight_use(value)
             arguments.append(self.flat[value] if use is None else slots[use.key])
-        arguments += [self.sizes.variable(name) for name in kernel.symbols]
+        arguments += [self.sizes.variable(symbol.name) for symbol in kernel.symbols]
         types = [
             relax.TensorType((self.sizes.expr(v.type.size),), TVM_DTYPE[v.type.dtype])
             for v in kernel.group.outputs
         ]
-        called = relax.call_tir(self.functions[key], arguments, types)
-        result = self.builder.emit(called)
+        result = self.builder.emit(relax.call_dps_packed(name, arguments, types))
         outputs = kernel.group.outputs
         for number, value in enumerate(outputs):
             self.flat[value] = (
@@ -116,7 +114,7 @@ class _Module:
                 if len(outputs) == 1
                 else self.builder.emit(relax.TupleGetItem(result, number))
             )
-        self.table.append(_row(kernel, str(getattr(self.functions[key], "name_hint", ""))))
+        self.table.append(_row(kernel, name))
 
 
 def _row(kernel: Kernel, name: str) -> dict[str, Json]:

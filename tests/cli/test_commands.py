@@ -28,6 +28,7 @@ def test_compile_says_what_it_made(cli: Cli, model: Path) -> None:
     assert f"written   {out}" in result.out
     assert f"tunesmith run {out}" in result.out
     assert "batch 1..8" in result.out
+    assert "verified  max abs" in result.out
     facts = json.loads(facts_file.read_text())
     assert facts["bytes"] == out.stat().st_size
     assert [p.name for p in out.parent.iterdir() if p.suffix == ".tmp"] == []
@@ -38,6 +39,12 @@ def test_every_level_compiles_and_verifies(cli: Cli, model: Path, level: str) ->
     out = model.with_suffix(".tsm")
     assert cli("compile", model, "-o", out, level).code == 0
     assert cli("verify", out, model).code == 0
+
+
+def test_the_check_can_be_left_out(cli: Cli, model: Path) -> None:
+    result = cli("compile", model, "-o", model.with_suffix(".tsm"), "--no-verify")
+    assert result.code == 0, result.err
+    assert "verified" not in result.out
 
 
 def test_a_fixed_shape(cli: Cli, model: Path) -> None:
@@ -116,6 +123,15 @@ def test_bench(cli: Cli, compiled: tuple[Path, Path], tmp_path: Path) -> None:
     assert low <= facts["ratio"] * 1.5
     assert facts["ratio"] <= high * 1.5
     assert facts["sizes"] == {"batch": 2}
+
+
+def test_a_symbol_that_is_not_there(cli: Cli, compiled: tuple[Path, Path]) -> None:
+    model, artifact = compiled
+    for command in ("verify", "bench"):
+        result = cli(command, artifact, model, "--dim", "batsh=3")
+        assert result.code == 1
+        assert "no symbol `batsh`" in result.err
+        assert "did you mean `batch`?" in result.err
 
 
 def test_bench_alone(cli: Cli, compiled: tuple[Path, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tunesmith.ir.constants import Constant
-from tunesmith.ir.dims import DimExpr, symbols_of
+from tunesmith.ir.dims import DimExpr, Sym, symbols_of
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.target import Machine
 from tunesmith.ir.types import DType
@@ -62,7 +63,7 @@ class Kernel:
 
     group: Group
     reads: list[Value]
-    symbols: list[str]
+    symbols: list[Sym]
     inlined: list[Node]
     machine: Machine
 
@@ -76,6 +77,7 @@ class Kernel:
         """Equal for groups that compute the same thing on other values."""
         names: dict[Value, str] = {v: f"r{i}" for i, v in enumerate(self.reads)}
         lines = [f"{self.group.kind} {self.group.by_rows} {self.machine}"]
+        lines += [f"{s.low}<={s.name}<={s.high}" for s in self.symbols]
         lines += [f"{names[v]}: {v.type}" for v in self.reads]
         for number, node in enumerate([*self.inlined]):
             operands = []
@@ -93,6 +95,12 @@ class Kernel:
         lines.append(" ".join(names[v] for v in self.group.outputs))
         return "\n".join(lines)
 
+    @property
+    def name(self) -> str:
+        """The operator and a hash of the key: equal kernels of all models have one name."""
+        digest = hashlib.sha256(self.key.encode()).hexdigest()[:20]
+        return f"{self.group.anchor.op.name}_{digest}"
+
     def weight_use(self, value: Value) -> WeightUse | None:
         """How a read value is stored in the artifact, if it is a constant."""
         constant = value.constant
@@ -109,7 +117,7 @@ class Kernel:
         lanes = self.machine.vector_bytes // 4
         with IRBuilder() as builder:
             with T.prim_func(s_tir=True):
-                T.func_name("kernel")
+                T.func_name(self.name)
                 T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
                 buffers: dict[Value, tirx.Buffer] = {}
                 for number, value in enumerate(self.reads):
@@ -118,8 +126,8 @@ class Kernel:
                     dtype = TVM_DTYPE[value.type.dtype]
                     buffer = T.buffer(tuple(map(sizes.expr, shape)), dtype)
                     buffers[value] = T.arg(f"r{number}", buffer)
-                for name in self.symbols:
-                    T.arg(name, sizes.variable(name))
+                for symbol in self.symbols:
+                    T.arg(symbol.name, sizes.variable(symbol.name))
                 stores = []
                 for number, value in enumerate(self.group.outputs):
                     count = sizes.expr(value.type.size)
@@ -180,16 +188,16 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
         visit(node.present_operands)
         inlined[node] = None
     nodes = list(inlined)
-    symbols: dict[str, None] = {}
+    symbols: dict[str, Sym] = {}
     values = [*reads, *(v for n in nodes for v in (*n.present_operands, *n.results))]
     for value in values:
-        symbols.update({s.name: None for s in value.type.symbols()})
+        symbols.update({s.name: s for s in value.type.symbols()})
     for node in nodes:
         for attribute in node.attributes.values():
             for item in attribute if isinstance(attribute, tuple) else (attribute,):
                 if isinstance(item, DimExpr):
-                    symbols.update({s.name: None for s in symbols_of(item)})
-    return Kernel(group, list(reads), sorted(symbols), nodes, machine)
+                    symbols.update({s.name: s for s in symbols_of(item)})
+    return Kernel(group, list(reads), sorted(symbols.values()), nodes, machine)
 
 
 def _attributes(node: Node) -> str:

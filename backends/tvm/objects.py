@@ -1,0 +1,201 @@
+"""Kernels as object files: compiled once for a target, kept for every later model.
+
+The key of an object is everything that its code depends on: what the kernel computes, the target,
+TVM's version and the text of this package. A kept file ends in the digest of what is before it, so
+a damaged one is a miss. Workers are forked: they have TVM in memory and start at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import platformdirs
+import tvm
+from tvm import tirx
+
+from tunesmith.ir.diagnostics import BuildError
+
+from . import PINNED
+
+__all__ = ["cache_folder", "compile_objects"]
+
+_DIGEST = 32
+_KEEP_BYTES = 512 << 20  # beyond this the objects that were not used for longest are removed
+Writer = Callable[[], tirx.PrimFunc]
+
+
+def cache_folder() -> Path | None:
+    """Where objects are kept: `TUNESMITH_CACHE`, or the user's cache; `off` keeps nothing."""
+    chosen = os.environ.get("TUNESMITH_CACHE", "")
+    if chosen == "off":
+        return None
+    return Path(chosen or platformdirs.user_cache_dir("tunesmith")) / "kernels"
+
+
+def compile_objects(
+    writers: Mapping[str, Writer],
+    target: tvm.target.Target,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, bytes]:
+    """The object file of each kernel by its name, from the cache or freshly compiled.
+
+    Args:
+        writers: functions that write the TIR of a kernel; the name holds the hash of its content.
+        target: what to compile for.
+        workers: processes that compile at the same time.
+        progress: called with how many are done and how many there are.
+
+    Raises:
+        BuildError: a kernel could not be compiled; the message names it.
+    """
+    folder = cache_folder()
+    salt = hashlib.sha256(f"{_sources()} {PINNED} {target}".encode()).hexdigest()
+    objects: dict[str, bytes] = {}
+    places: dict[str, Path] = {}
+    for name in writers:
+        if folder is not None:
+            key = hashlib.sha256(f"{salt} {name}".encode()).hexdigest()
+            places[name] = folder / key[:2] / f"{key}.o"
+            found = _read(places[name])
+            if found is not None:
+                objects[name] = found
+    missing = [name for name in writers if name not in objects]
+    for name, code in _compile(missing, writers, target, workers, progress).items():
+        objects[name] = code
+        if name in places:
+            _write(places[name], code)
+    if folder is not None and missing:
+        _prune(folder)
+    return objects
+
+
+def _compile(
+    names: list[str],
+    writers: Mapping[str, Writer],
+    target: tvm.target.Target,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, bytes]:
+    """Share the kernels out over forked workers, which write their objects into a folder."""
+    count = min(workers, len(names))
+    with tempfile.TemporaryDirectory(prefix="tunesmith-kernels-") as text:
+        folder = Path(text)
+        if count < 2:
+            for number, name in enumerate(names):
+                _emit(name, writers[name], target, folder)
+                if progress is not None:
+                    progress(number + 1, len(names))
+        else:
+            children = [_fork(names[i::count], writers, target, folder) for i in range(count)]
+            told = (lambda done: progress(done, len(names))) if progress is not None else None
+            _wait(children, folder, told)
+        return {name: (folder / f"{name}.o").read_bytes() for name in names}
+
+
+def _fork(
+    names: list[str], writers: Mapping[str, Writer], target: tvm.target.Target, folder: Path
+) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:  # an interrupt reaches the whole process group; the parent answers for it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for name in names:
+            _emit(name, writers[name], target, folder)
+        status = 0
+    except BaseException as error:
+        (folder / f"error-{os.getpid()}").write_text(str(error))
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _wait(children: list[int], folder: Path, told: Callable[[int], None] | None) -> None:
+    """Wait for all workers, and stop the others if one fails or the user interrupts."""
+    left = list(children)
+    seen = -1
+    try:
+        while left:
+            for child in list(left):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if not ended:
+                    continue
+                left.remove(child)
+                if status:
+                    note = folder / f"error-{child}"
+                    words = note.read_text() if note.exists() else f"it ended: status {status}"
+                    raise BuildError(f"the code generator failed: {words}")
+            done = sum(not path.name.endswith(".part.o") for path in folder.glob("*.o"))
+            if told is not None and done != seen:
+                told(done)
+            seen = done
+            if left:
+                time.sleep(0.02)
+    finally:
+        for child in left:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _emit(name: str, write: Writer, target: tvm.target.Target, folder: Path) -> None:
+    function = write().with_attr("global_symbol", name)
+    try:
+        built = tvm.compile(tvm.IRModule({name: function}), target=target)
+    except Exception as error:
+        raise BuildError(f"kernel `{name}`: {error}") from error
+    path = folder / f"{name}.part.o"
+    built.mod.write_to_file(str(path))
+    path.rename(folder / f"{name}.o")
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    code, digest = data[:-_DIGEST], data[-_DIGEST:]
+    if hashlib.sha256(code).digest() != digest:
+        return None
+    os.utime(path)
+    return code
+
+
+def _write(path: Path, code: bytes) -> None:
+    """Keep an object; a cache that cannot be written is not an error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+        with os.fdopen(handle, "wb") as file:
+            file.write(code + hashlib.sha256(code).digest())
+        os.replace(name, path)
+    except OSError:
+        return
+
+
+def _prune(folder: Path) -> None:
+    files = [(p, p.stat()) for p in folder.glob("*/*.o")]
+    total = sum(s.st_size for _, s in files)
+    for path, status in sorted(files, key=lambda item: item[1].st_mtime):
+        if total <= _KEEP_BYTES:
+            return
+        path.unlink(missing_ok=True)
+        total -= status.st_size
+
+
+@cache
+def _sources() -> str:
+    """A digest of the text of this package: any change of a template changes every key."""
+    state = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        state.update(path.read_bytes())
+    return state.hexdigest()
