@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -68,7 +69,8 @@ def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 class Progress:
     """The stages of a long command: one line that changes on a terminal, one line each in a pipe.
 
-    Calling it begins a stage and ends the one before; leaving the context ends the last.
+    Calling it begins a stage and ends the one before, or tells a step of the stage, `build 2/8`;
+    leaving the context ends the last.
     """
 
     def __init__(self, title: str) -> None:
@@ -86,9 +88,11 @@ class Progress:
         return self
 
     def __call__(self, stage: str) -> None:
-        self._end_stage()
-        self.stage = stage
-        self.began = time.perf_counter()
+        name = re.sub(r" \d+/\d+$", "", stage)  # steps of one stage are one line in a pipe
+        if name != self.stage:
+            self._end_stage()
+            self.stage = name
+            self.began = time.perf_counter()
         if self.status is not None:
             from rich.markup import escape
 

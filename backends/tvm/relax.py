@@ -76,6 +76,12 @@ class _Module:
                 ]
             self.builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         module: IRModule = self.builder.get()
+        symbols = self.graph.symbols().values()
+        if all(symbol.high for symbol in symbols):
+            # with every size bounded, storage is planned and shared before anything runs
+            bounds = {symbol.name: symbol.high for symbol in symbols}
+            main = module["main"].with_attr("tir_var_upper_bound", bounds)
+            module["main"] = main
         return Lowered(self.graph, self.target, module, self.functions, weights, self.table)
 
     def _type(self, value: Value) -> relax.TensorType:
