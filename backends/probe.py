@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import platform
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from tunesmith.ir.target import Machine
 from tunesmith.runtime.cpu import host_features, physical_cores
 
-__all__ = ["host_features", "host_machine"]
+__all__ = ["cpu_model", "host_features", "host_machine"]
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -24,6 +27,19 @@ def host_machine(level: Machine) -> Machine:
         l3_bytes=found.get(3, level.l3_bytes),
         cores=physical_cores(),
     )
+
+
+@cache
+def cpu_model() -> str:
+    """The name of the CPU, as exactly as the kernel tells: clouds call many of them the same."""
+    wanted = ("model name", "cpu family", "model", "stepping", "CPU part")
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in wanted:
+                found.setdefault(name.strip(), value.strip())
+    return " ".join(found[name] for name in wanted if name in found) or platform.processor()
 
 
 def _cache_sizes() -> list[tuple[int, int]]:

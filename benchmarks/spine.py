@@ -77,7 +77,6 @@ class Run:
     options: argparse.Namespace
     rows: dict[str, Row]
     facts: Facts
-    commit: str
 
     def add(self, row: Row) -> None:
         """Keep a row, on disk too, and tell how it went."""
@@ -126,9 +125,15 @@ def run_step(step: Step, folder: Path, options: argparse.Namespace) -> Row:
     written, log = folder / "row.json", folder / "log.txt"
     written.unlink(missing_ok=True)
     ended = ""
+    # Kernels that an earlier compile left in the cache would make this one look fast.
+    environment = os.environ | {"TUNESMITH_CACHE": str(folder / f"cache-{step.kind}")}
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [*command, str(folder), json.dumps(request)], cwd=ROOT, stdout=stream, stderr=stream
+            [*command, str(folder), json.dumps(request)],
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
         )
         try:
             code = process.wait(options.timeout)
@@ -170,13 +175,13 @@ def _measure(chosen: Sequence[Subject], run: Run) -> None:
                 row["seconds"] = round(time.perf_counter() - start, 1)
                 if step.kind == "build" and not row.get("error"):
                     continue
-                run.add(row | Row(date=now(), commit=run.commit, load=round(load, 2)))  # type: ignore[typeddict-item]  # a part of a row
+                run.add(row | Row(date=now(), commit=commit(), load=round(load, 2)))  # type: ignore[typeddict-item]  # a part of a row
 
 
 def _starts(run: Run) -> None:
     print("[start-up]", file=sys.stderr, flush=True)
     load = round(os.getloadavg()[0], 2)
-    row = Row(key="start", kind="start", subject="", expected=0, date=now(), commit=run.commit,
+    row = Row(key="start", kind="start", subject="", expected=0, date=now(), commit=commit(),
               load=load)  # fmt: skip
     try:
         row["starts"] = measure_starts()
@@ -221,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         parser.error(f"no model is called {' or '.join(options.models)}")
     rows = {} if options.fresh else read_json(options.json)
-    run = Run(options, rows, gather(), commit())
+    run = Run(options, rows, gather())
     stopped = False
     try:
         if not options.render:

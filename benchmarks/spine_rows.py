@@ -15,6 +15,7 @@ __all__ = [
     "read_json", "worst_error", "write_json", "write_text",
 ]  # fmt: skip
 
+FORMAT = 1  # of the file: raise it when the fields of a row change
 ERROR_LIMIT = 1e-4
 RATIO_LIMIT = 1.3
 BERT_SECONDS = 60.0
@@ -143,17 +144,21 @@ def _is_bert(subject: str) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Row]:
-    """The rows of an earlier run by key; none if there is no such file."""
+    """The rows of an earlier run by key; none if there is no such file, or of another format."""
     if not path.is_file():
         return {}
-    rows = cast("list[Row]", json.loads(path.read_text(encoding="utf-8"))["rows"])
-    return {row["key"]: row for row in rows}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("format") != FORMAT:
+        return {}
+    return {row["key"]: row for row in cast("list[Row]", content["rows"])}
 
 
 def write_json(path: Path, rows: Mapping[str, Row], facts: Facts) -> None:
     """Write all rows, whole or not at all: a line for each."""
     lines = ",\n".join(json.dumps(row) for row in rows.values())
-    write_text(path, f'{{"facts": {json.dumps(facts)},\n"rows": [\n{lines}\n]}}\n')
+    write_text(
+        path, f'{{"format": {FORMAT}, "facts": {json.dumps(facts)},\n"rows": [\n{lines}\n]}}\n'
+    )
 
 
 def write_text(path: Path, text: str) -> None:

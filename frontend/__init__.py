@@ -46,10 +46,6 @@ def import_model(
 def _read_text(path: Path, fixes: bool) -> Graph:
     if fixes:
         raise FrontendError("`shapes` and `dims` do not apply to text: its types say the sizes")
-    from tunesmith.ir.text import parse_graph
+    from tunesmith.ir.store import load_graph
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FrontendError(f"cannot read `{path}`: {error}") from error
-    return parse_graph(text, str(path))
+    return load_graph(path)

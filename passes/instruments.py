@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tunesmith.ir.diagnostics import PassError
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.interpreter import evaluate
-from tunesmith.ir.text import print_graph
+from tunesmith.ir.store import save_graph
+from tunesmith.ir.text import parse_graph, print_graph
 from tunesmith.ir.verifier import verify
 
 from .base import Pass
@@ -78,7 +79,7 @@ class Dump(Instrument):
         """Write the next file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.count:02}_{step.pass_.name}.nir"
-        path.write_text(print_graph(graph) + "\n")
+        save_graph(graph, path)
         self.count += 1
 
 
@@ -177,16 +178,20 @@ class Reproduce(Instrument):
 
     path: Path
     text: str = ""
+    weights: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     written: bool = False
 
     def before(self, step: Step, graph: Graph) -> None:
-        """Remember the graph."""
+        """Remember the graph; its constants are shared, not copied."""
         self.text = print_graph(graph)
+        constants = (v.constant for node in graph.nodes for v in node.results)
+        self.weights = {c.digest: c.array for c in constants if c is not None}
 
     def failed(self, step: Step, error: Exception) -> None:
         """Write the reproducer, once, and say where."""
         if self.written:
             return
-        self.path.write_text(f"// RUN {step.remaining}\n{self.text}\n")
+        graph = parse_graph(self.text, weights=self.weights)
+        save_graph(graph, self.path, head=f"// RUN {step.remaining}\n")
         self.written = True
         error.add_note(f"reproducer: {self.path}")

@@ -14,6 +14,7 @@ from tunesmith.ir.diagnostics import ArtifactError, InputError
 from .artifact import Artifact
 from .cpu import check_target
 from .manifest import Manifest, SymbolSpec, TensorSpec
+from .profiler import Profile, profile_calls
 from .shapes import DimText, ShapeSolver, parse_dim
 from .tvm_module import TvmModule, aligned_copy, claim_threads, package_versions
 
@@ -114,6 +115,16 @@ class Executable:
                 raise
         self._check_results(results, sizes)
         return dict(zip((spec.name for spec in self.outputs), results, strict=True))
+
+    def profile(self, inputs: Mapping[str, Array], *, rounds: int = 20, warmup: int = 3) -> Profile:
+        """Run the model many times and measure each kernel; see `docs/profile.md`."""
+        _, sizes = self._accept(inputs)
+
+        def run() -> None:
+            self._check_results(self._module(self._accept(inputs)[0]), sizes)
+
+        with self._lock:
+            return profile_calls(self._module, run, self.manifest, sizes, rounds, warmup)
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
         """`run`, for names that are Python names."""

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from tunesmith.ir.diagnostics import ArtifactError, InputError
 
 from .cpu import physical_cores
+from .profiler import NativeHook
 
 __all__ = ["PACKAGES", "TvmModule", "aligned_copy", "claim_threads", "package_versions"]
 
@@ -238,6 +239,17 @@ class TvmModule:
             raise ArtifactError(f"the model failed while running: {_first_line(error)}") from error
         results = [result] if isinstance(result, self._tensor_type) else list(result)
         return [self._own(tensor, spans) for tensor in results]
+
+    def watch(self, hook: Callable[[str, bool], None] | NativeHook | None) -> None:
+        """Have `hook` called before and after each call inside; `None` ends it."""
+        ffi = _ffi()
+        function = None
+        if isinstance(hook, NativeHook):
+            make = ffi.Function.__from_extern_c__
+            function = make(hook.address, keep_alive_object=hook.function)
+        elif hook is not None:
+            function = ffi.convert(lambda _function, name, before, *_: hook(name, bool(before)))
+        self._machine["set_instrument"](function)
 
     def _own(self, tensor: object, spans: list[tuple[int, int]]) -> Array:
         """A result as an array; a copy if it shares memory with an input, weight or other result.

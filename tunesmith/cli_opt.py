@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note
-from tunesmith.cli_values import check_output, parse_dims, parse_shapes, write_text
+from tunesmith.cli_values import check_output, parse_dims, parse_shapes
 from tunesmith.ir.diagnostics import CompilerError
 from tunesmith.passes.instruments import CheckEach, Dump, Instrument, Print, Reproduce, Step, Time
 from tunesmith.passes.instruments import Verify as VerifyEach
@@ -204,13 +204,14 @@ def _print_stats(context: PassContext) -> None:
 
 def _emit(graph: Graph, options: Options) -> None:
     if options.emit == "text":
-        from tunesmith.ir.text import print_graph
-
-        text = print_graph(graph) + "\n"
         if options.output is None:
-            print(text, end="")
+            from tunesmith.ir.text import print_graph
+
+            print(print_graph(graph))
         else:
-            write_text(options.output, text)
+            from tunesmith.ir.store import save_graph
+
+            save_graph(graph, options.output)
         return
     from tunesmith.ir.onnx_export import export_onnx, save_onnx
 

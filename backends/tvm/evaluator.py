@@ -19,6 +19,9 @@ from .kernels.scalar import SCALAR_RULES, immediate
 __all__ = ["Evaluator", "can_inline"]
 
 
+_LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm)
+
+
 def can_inline(node: Node) -> bool:
     """Whether an element of the node's result can be computed on its own, where it is read."""
     return (
@@ -64,8 +67,8 @@ class Evaluator:
         if key in self._memo:
             return self._memo[key]
         result = self._compute(value, index)
-        if self._bind and len(value.users) > 1:
-            result = T.Bind(result)
+        if len(value.users) > 1:
+            result = self._held(result)
         self._memo[key] = result
         self._kept.append(index)
         return result
@@ -91,7 +94,7 @@ class Evaluator:
         rule = SCALAR_RULES.get(node.op.name)
         if rule is not None:
             operands = node.present_operands
-            xs = [self.read(v, index.broadcast_to(v.type.shape)) for v in operands]
+            xs = [self._held(self.read(v, index.broadcast_to(v.type.shape))) for v in operands]
             return rule(xs, [v.type.dtype for v in operands], node.attributes)
         if node.op.name in MOVEMENT_RULES:
             return MOVEMENT_RULES[node.op.name](self, node, index)
@@ -114,8 +117,8 @@ class Evaluator:
         return result
 
     def _held(self, element: Prim) -> Prim:
-        """The element in a variable, where one may be written."""
-        return T.Bind(element) if self._bind else element
+        """The element in a variable, where one may be written, so that it is computed once."""
+        return T.Bind(element) if self._bind and not isinstance(element, _LEAVES) else element
 
 
 def _always(element: Prim) -> Callable[[Index], Prim]:

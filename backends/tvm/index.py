@@ -85,6 +85,8 @@ class Index:
     def _split(self, dims: Shape, part: Prim) -> list[Prim]:
         wide = [i for i, d in enumerate(dims) if d != 1]
         result: list[Prim] = [int64(0)] * len(dims)
+        if 0 in dims:  # there is no place to find, and no remainder of a division by 0
+            return result
         for i in reversed(wide[1:]):
             size = self.sizes.expr(dims[i])
             result[i] = tirx.floormod(part, size)

@@ -28,47 +28,65 @@ from .schedule import emit
 
 __all__ = ["best_rates"]
 
+# Short calls: of those that nobody interrupts, enough are left even on a busy machine.
 _FMA_STEPS = 20_000
-_STREAMS = (1, 4)  # places that a task reads in turn; which is faster depends on the machine
-_VECTORS = 8  # that a step of a task reads
-_PASS_BYTES = 64 << 20  # read by a task in one call of the kernel for the second cache
-_SECONDS = 0.5  # of trials for each figure; the best counts: others use this machine as well
+_CALL_BYTES = 8 << 20  # read in one call of a kernel
+_QUANTILE = 0.02  # of the times of calls that read memory: some find a part of it in the cache
+_SECONDS = 0.5  # of calls for each figure
+_STREAMS = (4, 8, 16)  # places that a task reads in turn; the best count depends on the machine
+_VECTORS = 16  # that a step of a task reads
 _LEAST_STREAMED, _MOST_STREAMED = 256 << 20, 1 << 30
 
 
 def best_rates(target: Target, threads: int, seconds: float = _SECONDS) -> dict[str, float]:
-    """GFLOP/s of fp32 multiply-adds; GB/s read from memory, and from the second caches."""
-    machine = target.machine
+    """GFLOP/s of fp32 multiply-adds; GB/s read from memory, and from the second caches.
+
+    `noise` is by how much the median call of multiply-adds was slower than the quickest.
+    """
+    machine, size = target.machine, emit.FLOAT_BYTES
     lanes = emit.lanes_of(machine)
-    sums = 16 if machine.vector_registers >= 32 else 12
+    step = threads * _VECTORS * lanes * size
+    streamed = min(max(4 * machine.l3_bytes, _LEAST_STREAMED), _MOST_STREAMED, _free_bytes() // 4)
+    piece = _CALL_BYTES // step * step
+    cached = threads * machine.l2_bytes // 2 // step * step
+    data = aligned(max(streamed, cached, piece) // size)
+    data.fill(1.0)  # untouched pages are all the same one
+    pieces = [
+        data[i : i + piece // size] for i in range(0, data.size - piece // size, piece // size)
+    ]
+
+    def read(places: list[NDArray[np.float32]], passes: int) -> float:
+        """Bytes in a second; the places are read in turn."""
+        part = places[0].size // threads
+        kernels = [
+            _build(target, lambda s=streams: _read(threads, part, passes, s, lanes))
+            for streams in _STREAMS
+        ]
+        rank = _QUANTILE if len(places) > 1 else 0.0
+        times = [
+            float(np.quantile(_times(kernel, places, threads * lanes, seconds / 2), rank))
+            for kernel in kernels
+        ]
+        return places[0].nbytes * passes / min(times)
+
+    flops, times = _fma_times(target, threads, seconds)
+    return {
+        "gflops": flops / min(times) / 1e9,
+        "noise": float(np.median(times)) / min(times) - 1,
+        "memory_gbs": read(pieces, 1) / 1e9,
+        "l2_gbs": read([data[: cached // size]], max(1, _CALL_BYTES // cached)) / 1e9,
+    }
+
+
+def _fma_times(target: Target, threads: int, seconds: float) -> tuple[int, list[float]]:
+    """The operations of one call, and the times of many."""
+    lanes = emit.lanes_of(target.machine)
+    sums = 16 if target.machine.vector_registers >= 32 else 12
     factors = aligned(2 * lanes)
     factors[:lanes], factors[lanes:] = 0.5, 1.0  # the sums tend to 2
     kernel = _build(target, lambda: _fma(threads, sums, lanes))
     flops = 2 * sums * lanes * _FMA_STEPS * threads
-    gflops = flops / _least(kernel, [factors, aligned(threads * lanes)], seconds) / 1e9
-
-    def read(part: int, passes: int) -> float:
-        data, result = aligned(threads * part), aligned(threads * lanes)
-        data.fill(1.0)  # untouched pages are all the same one
-        times = [
-            _least(
-                _build(target, lambda s=streams: _read(threads, part, passes, s, lanes)),
-                [data, result],
-                seconds / len(_STREAMS),
-            )
-            for streams in _STREAMS
-        ]
-        return data.nbytes * passes / min(times) / 1e9
-
-    step = _VECTORS * lanes
-    streamed = min(max(4 * machine.l3_bytes, _LEAST_STREAMED), _MOST_STREAMED, _free_bytes() // 4)
-    cached = machine.l2_bytes // 2
-    size = emit.FLOAT_BYTES
-    return {
-        "gflops": gflops,
-        "memory_gbs": read(streamed // size // threads // step * step, 1),
-        "l2_gbs": read(cached // size // step * step, max(1, _PASS_BYTES // cached)),
-    }
+    return flops, _times(kernel, [factors], threads * lanes, seconds)
 
 
 def aligned(count: int) -> NDArray[np.float32]:
@@ -112,7 +130,7 @@ def _fma(tasks: int, sums: int, lanes: int) -> None:
 
 
 def _read(tasks: int, part: int, passes: int, streams: int, lanes: int) -> None:
-    """Each task sums its own part, `passes` times over, at `streams` places in turn."""
+    """Each task sums its own part, `passes` times over, at `streams` places of it in turn."""
     data, result = _argument("x", tasks * part), _argument("y", tasks * lanes)
     each = _VECTORS // streams  # vectors of one place in one step
     with emit.loop(tasks, parallel=True) as task:
@@ -135,17 +153,22 @@ def _write_sum(result: Any, task: Expr, some: list[Any], lanes: int) -> None:
     emit.save(result, task * lanes, lanes, total)
 
 
-def _least(kernel: Callable[..., None], arrays: list[NDArray[np.float32]], seconds: float) -> float:
-    """The least time of a call, of as many as fit into `seconds`, the first not counted."""
-    tensors = [tvm.runtime.from_dlpack(array) for array in arrays]
-    kernel(*tensors)
+def _times(
+    kernel: Callable[..., None], inputs: list[NDArray[np.float32]], results: int, seconds: float
+) -> list[float]:
+    """The time of each call; each takes the next input, after all have had a turn."""
+    result = tvm.runtime.from_dlpack(aligned(results))
+    tensors = [tvm.runtime.from_dlpack(array) for array in inputs]
+    for tensor in tensors:
+        kernel(tensor, result)
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
+    while len(times) < 20 or time.perf_counter() < end:
+        tensor = tensors[len(times) % len(tensors)]
         start = time.perf_counter()
-        kernel(*tensors)
+        kernel(tensor, result)
         times.append(time.perf_counter() - start)
-    return min(times)
+    return times
 
 
 def main() -> None:

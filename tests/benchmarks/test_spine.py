@@ -187,6 +187,8 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
     save(path, rows, {"cpu": "a CPU"})
     assert read_json(path) == rows
     assert [file.name for file in path.parent.iterdir()] == ["rows.json"]
+    path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
+    assert read_json(path) == {}
 
 
 def _manifest(*passes: dict[str, object]) -> Manifest:

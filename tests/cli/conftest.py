@@ -86,6 +86,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The tiny model, and its artifact for a batch of 1 to 8."""
     folder = tmp_path_factory.mktemp("compiled")
     source, artifact = linear(folder / "tiny.onnx"), folder / "tiny.tsm"
-    code = execute(["compile", str(source), "-o", str(artifact), "--dim", "batch=1..8"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNESMITH_CRASH_DIR", str(folder))
+        code = execute(["compile", str(source), "-o", str(artifact), "--dim", "batch=1..8"])
     assert code == 0
     return source, artifact

@@ -53,7 +53,8 @@ class WeightUse:
     def array(self) -> NDArray[np.generic]:
         """The elements as the kernel reads them."""
         if self.knobs is None:
-            return np.asarray(self.constant.array, order="C").reshape(-1)
+            flat = np.asarray(self.constant.array, order="C").reshape(-1)
+            return flat.view(np.uint16) if self.constant.type.dtype is DType.bf16 else flat
         return pack_weight(self.constant.array, self.knobs)
 
 

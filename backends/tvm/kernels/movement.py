@@ -203,8 +203,10 @@ def _dim_value(reader: Reader, node: Node, index: Index) -> Prim:
 
 
 def _rotary(reader: Reader, node: Node, index: Index) -> Prim:
-    """`x * cos + turned * sin`, with the turned element read straight from `x`."""
+    """`x * cos + turned * sin`, with the turned element read straight from `x`; in f32 at least."""
     x, cos, sin = node.present_operands
+    dtype = x.type.dtype
+    wide = DType.f32 if dtype in (DType.f16, DType.bf16) else dtype
     parts = index.axes()
     width = _integer(x.type.shape[-1])
     column = parts[-1]
@@ -214,12 +216,15 @@ def _rotary(reader: Reader, node: Node, index: Index) -> Prim:
     else:
         low = column < int64(width // 2)
         other = tirx.Select(low, column + int64(width // 2), column - int64(width // 2))
-    turned = reader.read(x, Index.of(x.type.shape, [*parts[:-1], other], reader.sizes))
     plain = Index.of(x.type.shape, parts, reader.sizes)
-    signed = tirx.Select(low, turned * immediate(-1.0, x.type.dtype), turned)
-    c = reader.read(cos, plain.broadcast_to(cos.type.shape))
-    s = reader.read(sin, plain.broadcast_to(sin.type.shape))
-    return reader.read(x, plain) * c + signed * s
+    turned = Index.of(x.type.shape, [*parts[:-1], other], reader.sizes)
+
+    def read(value: Value, at: Index) -> Prim:
+        return cast_to(reader.read(value, at.broadcast_to(value.type.shape)), dtype, wide)
+
+    partner = read(x, turned)
+    signed = tirx.Select(low, partner * immediate(-1, wide), partner)
+    return cast_to(read(x, plain) * read(cos, plain) + signed * read(sin, plain), wide, dtype)
 
 
 MOVEMENT_RULES: dict[str, Rule] = {

@@ -109,6 +109,18 @@ def _better(greater: bool, dtype: DType) -> Combine:
     return pick
 
 
+def _before(greatest: bool, dtype: DType) -> Combine:
+    """Whether one element stands before another, strictly; NaN is first of either kind."""
+
+    def test(x: Prim, y: Prim) -> Prim:
+        wins = x > y if greatest else x < y
+        if not dtype.is_float:
+            return wins
+        return tirx.any(wins, tirx.all(tirx.NE(x, x), tirx.EQ(y, y)))
+
+    return test
+
+
 def _reduce(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> None:
     (x,) = node.present_operands
     rank = x.type.rank
@@ -152,20 +164,22 @@ def _reduce(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> 
 def _arg(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> None:
     (x,) = node.present_operands
     axis = _int(node, "axis") % x.type.rank
-    greater = node.op.name == "argmax"
+    dtype = _wide(x.type.dtype)
+    before = _before(node.op.name == "argmax", dtype)
+
+    def ahead(value: Prim, best: Prim) -> Prim:
+        return tirx.Not(before(best, value)) if node.attributes["last"] else before(value, best)
+
     outer_shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
 
     def element(outer: list[Prim]) -> None:
-        best, place = _cell(x.type.dtype), _cell(DType.i64)
+        best, place = _cell(dtype), _cell(DType.i64)
         _put(place, int64(0))
-        _put(best, _read(evaluator, x, [*outer[:axis], int64(0), *outer[axis:]]))
+        _put(best, immediate(0, dtype))
         with T.serial(evaluator.sizes.expr(x.type.shape[axis])) as i:
-            value = T.Bind(_read(evaluator, x, [*outer[:axis], i, *outer[axis:]]))
-            if node.attributes["last"]:
-                wins = value >= _get(best) if greater else value <= _get(best)
-            else:
-                wins = value > _get(best) if greater else value < _get(best)
-            with T.If(wins), T.Then():
+            value = _read(evaluator, x, [*outer[:axis], i, *outer[axis:]])
+            value = T.Bind(cast_to(value, x.type.dtype, dtype))
+            with T.If(tirx.any(tirx.EQ(i, int64(0)), ahead(value, _get(best)))), T.Then():
                 _put(best, value)
                 _put(place, i)
         at = Index.of(outer_shape, outer, evaluator.sizes).flat()

@@ -1,7 +1,9 @@
 """Elementwise operators on scalars; written inside a vectorized loop they are vector code.
 
 Transcendental functions of f32 are our own polynomials (`schedule.fastmath`): the compiler's
-intrinsics become one call of the C library per element. f16 and bf16 are computed in f32.
+intrinsics become one call of the C library per element. f16 and bf16 are computed in f32, and
+rounded after each operator. bf16 lies in memory as `uint16`, because TVM's own rewriting of bf16
+crashes on reinterpreted bits and drops roundings; so every rule here sees f32 or wider.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from tvm import tirx
 from tvm.ir import Expr as Prim
+from tvm.tirx.script import builder as T
 
 from tunesmith.ir.ops import Attribute
 from tunesmith.ir.types import DType
@@ -20,7 +23,7 @@ from ..schedule import fastmath
 __all__ = ["SCALAR_RULES", "TVM_DTYPE", "cast_to", "immediate"]
 
 TVM_DTYPE = {
-    DType.f16: "float16", DType.f32: "float32", DType.f64: "float64", DType.bf16: "bfloat16",
+    DType.f16: "float16", DType.f32: "float32", DType.f64: "float64", DType.bf16: "uint16",
     DType.i8: "int8", DType.i16: "int16", DType.i32: "int32", DType.i64: "int64",
     DType.u8: "uint8", DType.u16: "uint16", DType.u32: "uint32", DType.u64: "uint64",
     DType.bool: "bool",
@@ -31,11 +34,15 @@ Rule = Callable[[Sequence[Prim], Sequence[DType], Mapping[str, Attribute]], Prim
 
 def immediate(value: bool | int | float, dtype: DType) -> Prim:
     """A constant of an element type."""
+    if dtype is DType.bf16:
+        return tirx.const(int(np.asarray(value).astype(dtype.numpy).view(np.uint16)), "uint16")
     if dtype.is_float:
         if not np.isfinite(value):
             wide = tirx.const(float(value), "float32" if dtype is not DType.f64 else "float64")
             return wide if dtype in (DType.f32, DType.f64) else wide.astype(TVM_DTYPE[dtype])
         return tirx.const(float(value), TVM_DTYPE[dtype])
+    if dtype is DType.u64 and int(value) >> 63:  # `IntImm` holds what fits into an i64
+        return tirx.bitwise_not(tirx.const(~int(value) & (2**64 - 1), "uint64"))
     return tirx.const(int(value) if dtype is not DType.bool else bool(value), TVM_DTYPE[dtype])
 
 
@@ -43,23 +50,54 @@ def cast_to(value: Prim, source: DType, dtype: DType) -> Prim:
     """Another element type; to bool by `!= 0`."""
     if source is dtype:
         return value
+    if source is DType.bf16:
+        return cast_to(_from_bf16(value), DType.f32, dtype)
     if dtype is DType.bool:
         return tirx.NE(value, immediate(0, source))
+    if dtype is DType.bf16:
+        return _to_bf16(cast_to(value, source, DType.f32))
     if source is DType.bool:
         return tirx.Select(value, immediate(1, dtype), immediate(0, dtype))
     return value.astype(TVM_DTYPE[dtype])
 
 
-def _wide(function: Callable[[Prim], Prim], exact: Callable[[Prim], Prim]) -> Rule:
-    """`function` in f32; f64 by the C library; narrower floats through f32."""
+def _from_bf16(value: Prim) -> Prim:
+    if isinstance(value, tirx.IntImm):
+        bits = np.asarray(int(value.value), np.uint16)
+        return immediate(float(bits.view(DType.bf16.numpy)), DType.f32)
+    return T.reinterpret("float32", value.astype("uint32") << tirx.const(16, "uint32"))
 
-    def rule(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
-        if types[0] is DType.f64:
-            return exact(xs[0])
-        result = function(cast_to(xs[0], types[0], DType.f32))
-        return cast_to(result, DType.f32, types[0])
 
-    return rule
+def _to_bf16(value: Prim) -> Prim:
+    """The upper half of an f32, to the nearest, ties to even."""
+    bits = T.reinterpret("uint32", value)
+    high = bits >> tirx.const(16, "uint32")
+    odd = tirx.bitwise_and(high, tirx.const(1, "uint32"))
+    rounded = (bits + (odd + tirx.const(0x7FFF, "uint32"))) >> tirx.const(16, "uint32")
+    quiet = tirx.bitwise_or(high, tirx.const(0x40, "uint32"))
+    return tirx.Select(tirx.NE(value, value), quiet, rounded).astype("uint16")
+
+
+def _real(function: Callable[[Prim], Prim], exact: Callable[[Prim], Prim]) -> Rule:
+    """`function` in f32, `exact` (the C library's, as a rule) in f64."""
+    return lambda xs, types, _: (exact if types[0] is DType.f64 else function)(xs[0])
+
+
+_WIDE = {DType.f16: DType.f32, DType.bf16: DType.f32, DType.bool: DType.u8}
+
+
+def _widened(rule: Rule, is_test: bool) -> Rule:
+    """The rule in a type that machines have arithmetic for; a test has a bool as its result."""
+
+    def wide_rule(
+        xs: Sequence[Prim], types: Sequence[DType], attributes: Mapping[str, Attribute]
+    ) -> Prim:
+        narrow = types[0]
+        wide = _WIDE.get(narrow, narrow)
+        result = rule([cast_to(x, narrow, wide) for x in xs], [wide] * len(xs), attributes)
+        return result if is_test else cast_to(result, wide, narrow)
+
+    return wide_rule
 
 
 def _pair(function: Callable[[Prim, Prim], Prim]) -> Rule:
@@ -82,37 +120,88 @@ def _integer_or(integer: Callable[[Prim, Prim], Prim], real: Callable[[Prim, Pri
 
 
 def _divide(x: Prim, y: Prim) -> Prim:
-    safe = tirx.Select(tirx.EQ(y, tirx.const(0, y.ty.dtype)), tirx.const(1, y.ty.dtype), y)
-    return tirx.truncdiv(x, safe)
+    return tirx.truncdiv(x, _not_zero(y))
 
 
 def _modulo(x: Prim, y: Prim) -> Prim:
-    safe = tirx.Select(tirx.EQ(y, tirx.const(0, y.ty.dtype)), tirx.const(1, y.ty.dtype), y)
-    return tirx.floormod(x, safe)
+    return tirx.floormod(x, _not_zero(y))
+
+
+def _not_zero(y: Prim) -> Prim:
+    return tirx.Select(tirx.EQ(y, tirx.const(0, y.ty.dtype)), tirx.const(1, y.ty.dtype), y)
+
+
+def _float_modulo(x: Prim, y: Prim) -> Prim:
+    """The remainder of the C library, moved to the sign of `y`; exact, unlike `x - y * floor`."""
+    zero = tirx.const(0.0, y.ty.dtype)
+    rest = T.Bind(tirx.fmod(x, y))
+    other = tirx.any(tirx.all(rest < zero, y > zero), tirx.all(rest > zero, y < zero))
+    return tirx.Select(other, rest + y, rest)
+
+
+def _subtract(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
+    """TVM's simplifier takes `0 - y` of unsigned numbers for 0."""
+    if _is_unsigned(types[0]):
+        return xs[0] + (tirx.bitwise_not(xs[1]) + immediate(1, types[0]))
+    return xs[0] - xs[1]
+
+
+def _negate(xs: Sequence[Prim], types: Sequence[DType], attrs: Mapping[str, Attribute]) -> Prim:
+    if types[0].is_float:
+        return xs[0] * immediate(-1.0, types[0])
+    return _subtract([immediate(0, types[0]), xs[0]], types, attrs)
+
+
+def _is_unsigned(dtype: DType) -> bool:
+    return dtype.value.startswith("u")
 
 
 def _abs(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
-    return xs[0] if str(types[0]).startswith("u") else tirx.abs(xs[0])
+    return xs[0] if _is_unsigned(types[0]) else tirx.abs(xs[0])
 
 
 def _sign(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
     zero, one = immediate(0, types[0]), immediate(1, types[0])
-    negative = zero if str(types[0]).startswith("u") else immediate(-1, types[0])
+    negative = zero if _is_unsigned(types[0]) else immediate(-1, types[0])
     sign = tirx.Select(xs[0] > zero, one, tirx.Select(xs[0] < zero, negative, zero))
     return tirx.Select(tirx.NE(xs[0], xs[0]), xs[0], sign) if types[0].is_float else sign
 
 
 def _power(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
-    exponent = getattr(xs[1], "value", None)
-    if exponent is not None and float(exponent) in (2.0, 3.0):
-        square = xs[0] * xs[0]
-        return square if float(exponent) == 2.0 else square * xs[0]
-    if exponent is not None and float(exponent) == 0.5 and types[0] in (DType.f32, DType.f64):
-        return tirx.sqrt(xs[0])
-    if types[0] is DType.f64:
-        return tirx.power(xs[0], xs[1])
-    wide = [cast_to(x, types[0], DType.f32 if types[0].is_float else DType.f64) for x in xs]
-    return cast_to(tirx.power(*wide), DType.f32 if types[0].is_float else DType.f64, types[0])
+    x, y = xs
+    if not types[0].is_float:
+        return _integer_power(x, y, types[0])
+    exponent = float(y.value) if isinstance(y, tirx.FloatImm) else None
+    if exponent in (2.0, 3.0):
+        return x * x if exponent == 2.0 else x * x * x
+    if exponent == 0.5:
+        infinite = tirx.EQ(x, immediate(float("-inf"), types[0]))  # whose root would be NaN
+        root = tirx.sqrt(x) + immediate(0.0, types[0])  # and that of -0 would be -0
+        return tirx.Select(infinite, immediate(float("inf"), types[0]), root)
+    return tirx.power(x, y)
+
+
+def _integer_power(x: Prim, y: Prim, dtype: DType) -> Prim:
+    """By squaring, bit by bit of the exponent, so that products wrap as they do elsewhere."""
+    zero, one = immediate(0, dtype), immediate(1, dtype)
+    known = int(y.value) if isinstance(y, tirx.IntImm) else None
+    signed = not _is_unsigned(dtype)
+    bits = 8 * dtype.bytes - signed if known is None else max(known, 0).bit_length()
+    result, square = one, x
+    for bit in range(bits):
+        product = result * square
+        if known is None:
+            chosen = tirx.bitwise_and(y >> immediate(bit, dtype), one)
+            product = tirx.Select(tirx.NE(chosen, zero), product, result)
+        elif not known >> bit & 1:
+            product = result
+        result = T.Bind(product)
+        square = T.Bind(square * square) if bit + 1 < bits else square
+    if not signed or (known is not None and known >= 0):
+        return result
+    flipped = tirx.Select(tirx.EQ(tirx.bitwise_and(y, one), zero), one, x)
+    is_unit = tirx.any(tirx.EQ(x, one), tirx.EQ(x, immediate(-1, dtype)))
+    return tirx.Select(y < zero, tirx.Select(is_unit, flipped, zero), result)
 
 
 def _cast(xs: Sequence[Prim], types: Sequence[DType], attrs: Mapping[str, Attribute]) -> Prim:
@@ -122,58 +211,63 @@ def _cast(xs: Sequence[Prim], types: Sequence[DType], attrs: Mapping[str, Attrib
 
 
 def _isinf(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
-    wide = cast_to(xs[0], types[0], DType.f64 if types[0] is DType.f64 else DType.f32)
-    limit = tirx.const(float("inf"), wide.ty.dtype)
-    return tirx.any(tirx.EQ(wide, limit), tirx.EQ(wide, -limit))
+    high, low = (immediate(float(limit), types[0]) for limit in ("inf", "-inf"))
+    return tirx.any(tirx.EQ(xs[0], high), tirx.EQ(xs[0], low))
 
 
 def _one(value: Prim) -> Prim:
     return tirx.const(1.0, value.ty.dtype)
 
 
-SCALAR_RULES: dict[str, Rule] = {
-    "neg": lambda xs, types, _: (
-        immediate(0, types[0]) - xs[0] if types[0].is_integer else xs[0] * immediate(-1.0, types[0])
-    ),
+_NUMERIC: dict[str, Rule] = {
+    "neg": _negate,
     "abs": _abs,
     "sign": _sign,
-    "exp": _wide(fastmath.exp, tirx.exp),
-    "log": _wide(tirx.log, tirx.log),
-    "sqrt": _wide(tirx.sqrt, tirx.sqrt),
-    "rsqrt": _wide(lambda x: _one(x) / tirx.sqrt(x), lambda x: _one(x) / tirx.sqrt(x)),
-    "reciprocal": _wide(lambda x: _one(x) / x, lambda x: _one(x) / x),
-    "tanh": _wide(fastmath.tanh, tirx.tanh),
-    "sigmoid": _wide(fastmath.sigmoid, lambda x: _one(x) / (_one(x) + tirx.exp(-x))),
-    "erf": _wide(fastmath.erf, tirx.erf),
-    "sin": _wide(tirx.sin, tirx.sin),
-    "cos": _wide(tirx.cos, tirx.cos),
-    "floor": _wide(tirx.floor, tirx.floor),
-    "ceil": _wide(tirx.ceil, tirx.ceil),
-    "round": _wide(tirx.nearbyint, tirx.nearbyint),
-    "isnan": lambda xs, types, _: tirx.NE(xs[0], xs[0]),
-    "isinf": _isinf,
-    "logical_not": lambda xs, types, _: tirx.Not(xs[0]),
-    "bitwise_not": lambda xs, types, _: tirx.bitwise_not(xs[0]),
-    "add": lambda xs, types, _: tirx.any(*xs) if types[0] is DType.bool else xs[0] + xs[1],
-    "sub": _pair(lambda x, y: x - y),
-    "mul": lambda xs, types, _: tirx.all(*xs) if types[0] is DType.bool else xs[0] * xs[1],
+    "exp": _real(fastmath.exp, tirx.exp),
+    "log": _real(fastmath.log, tirx.log),
+    "sqrt": _real(tirx.sqrt, tirx.sqrt),
+    "rsqrt": _real(lambda x: _one(x) / tirx.sqrt(x), lambda x: _one(x) / tirx.sqrt(x)),
+    "reciprocal": _real(lambda x: _one(x) / x, lambda x: _one(x) / x),
+    "tanh": _real(fastmath.tanh, tirx.tanh),
+    "sigmoid": _real(fastmath.sigmoid, lambda x: _one(x) / (_one(x) + tirx.exp(-x))),
+    "erf": _real(fastmath.erf, tirx.erf),
+    "sin": _real(tirx.sin, tirx.sin),
+    "cos": _real(tirx.cos, tirx.cos),
+    "floor": _real(tirx.floor, tirx.floor),
+    "ceil": _real(tirx.ceil, tirx.ceil),
+    "round": _real(tirx.nearbyint, tirx.nearbyint),
+    "add": _pair(lambda x, y: x + y),
+    "sub": _subtract,
+    "mul": _pair(lambda x, y: x * y),
     "div": _integer_or(_divide, lambda x, y: x / y),
-    "mod": _integer_or(_modulo, lambda x, y: x - tirx.floor(x / y) * y),
+    "mod": _integer_or(_modulo, _float_modulo),
     "pow": _power,
     "maximum": _extreme(greater=True),
     "minimum": _extreme(greater=False),
+}
+
+_TESTS: dict[str, Rule] = {
+    "isnan": lambda xs, types, _: tirx.NE(xs[0], xs[0]),
+    "isinf": _isinf,
     "equal": _pair(tirx.EQ),
     "not_equal": _pair(tirx.NE),
     "less": _pair(lambda x, y: x < y),
     "less_equal": _pair(lambda x, y: x <= y),
     "greater": _pair(lambda x, y: x > y),
     "greater_equal": _pair(lambda x, y: x >= y),
+    "logical_xor": _pair(tirx.NE),
+}
+
+SCALAR_RULES: dict[str, Rule] = {
+    **{name: _widened(rule, is_test=False) for name, rule in _NUMERIC.items()},
+    **{name: _widened(rule, is_test=True) for name, rule in _TESTS.items()},
+    "logical_not": lambda xs, types, _: tirx.Not(xs[0]),
     "logical_and": _pair(tirx.And),
     "logical_or": _pair(tirx.Or),
-    "logical_xor": _pair(tirx.NE),
+    "where": lambda xs, types, _: tirx.Select(xs[0], xs[1], xs[2]),
+    "cast": _cast,
+    "bitwise_not": lambda xs, types, _: tirx.bitwise_not(xs[0]),
     "bitwise_and": _pair(tirx.bitwise_and),
     "bitwise_or": _pair(tirx.bitwise_or),
     "bitwise_xor": _pair(tirx.bitwise_xor),
-    "where": lambda xs, types, _: tirx.Select(xs[0], xs[1], xs[2]),
-    "cast": _cast,
 }

@@ -81,6 +81,8 @@ def registers(count: int, lanes: int, dtype: str = "float32") -> list[Buffer]:
 
 def lanes_at(start: Dim, lanes: int) -> Expr:
     """Return the index of `lanes` neighbours from `start`."""
+    if lanes == 1:
+        return index(start)
     return Ramp(index(start), IntImm("int64", 1), lanes)
 
 
@@ -96,7 +98,8 @@ def save(buffer: Buffer, start: Dim, lanes: int, value: Expr) -> None:
 
 def splat(value: float | Expr, lanes: int) -> Expr:
     """Return a vector with `value` in every lane."""
-    return T.broadcast(const(value, "float32") if isinstance(value, float) else value, lanes)
+    one = const(value, "float32") if isinstance(value, float) else value
+    return one if lanes == 1 else T.broadcast(one, lanes)
 
 
 def fill(buffers: Sequence[Buffer], lanes: int, value: float) -> None:

@@ -40,12 +40,7 @@ class Window:
     @property
     def pointwise(self) -> bool:
         """Whether each pixel of the result reads just the same pixel of the image."""
-        return (
-            self.kernel == (1, 1)
-            and self.strides == (1, 1)
-            and not any((*self.low, *self.high))
-            and True
-        )
+        return self.kernel == (1, 1) and self.strides == (1, 1) and not self.padded
 
     @property
     def padded(self) -> bool:
@@ -76,9 +71,7 @@ class Window:
     @property
     def phases(self) -> list[int]:
         """The phases of a row that are read."""
-        return sorted(
-            {k * self.dilations[1] % self.strides[1] for k in range(self.kernel[1])}
-        )
+        return sorted({k * self.dilations[1] % self.strides[1] for k in range(self.kernel[1])})
 
 
 class Plane:

@@ -1,0 +1,1 @@
+"""Search over the knobs of schedule templates. Nothing is here yet: templates choose by analysis."""

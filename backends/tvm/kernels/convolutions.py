@@ -1,0 +1,254 @@
+"""Convolution and pooling: the schedules' loops around the evaluator's elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.ir import Expr as Prim
+from tvm.tirx.script import builder as T
+
+from tunesmith.ir.dims import Dim, DimExpr
+from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.target import Machine
+from tunesmith.ir.types import DType
+
+from ..evaluator import Evaluator
+from ..index import Index, Sizes
+from ..schedule import conv, depthwise
+from ..schedule.window import Window
+from .scalar import immediate
+
+__all__ = ["ConvLayout", "conv_layout", "emit_conv_group", "emit_pool_group", "is_depthwise"]
+
+
+@dataclass(frozen=True)
+class ConvLayout:
+    """How the weight of a convolution lies in the artifact."""
+
+    work: conv.ConvWork
+    knobs: conv.ConvKnobs
+
+    @property
+    def key(self) -> str:
+        """A name of the layout."""
+        return f"conv{self.work.groups}x{self.knobs.tile_o}"
+
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the packed weight."""
+        return conv.packed_shape(self.work, self.knobs)
+
+    def pack(self, weight: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The weight as the kernel reads it."""
+        return conv.pack_weight(weight, self.work, self.knobs)
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether each channel of the result reads one channel, which at most two results read."""
+    if node.op.name != "conv":
+        return False
+    weight = node.present_operands[1].type.shape
+    groups, out = node.attributes["groups"], weight[0]
+    return (
+        weight[1] == 1
+        and isinstance(groups, int)
+        and isinstance(out, int)
+        and (groups > 1 and out // groups <= 2)
+    )
+
+
+def conv_layout(node: Node, machine: Machine) -> ConvLayout | None:
+    """How the weight is packed, from what is known when the model is compiled; or row-major."""
+    if is_depthwise(node):
+        return None
+    work = _work(node, lambda size: size if isinstance(size, int) else Unknown)
+    return ConvLayout(work, conv.default(work, machine))
+
+
+# A size that is not known now, where only that matters.
+Unknown: Prim = tirx.Var("unknown", "int64")
+
+
+def _pair(node: Node, name: str, fallback: int = 1) -> tuple[int, int]:
+    """An attribute of two spatial axes; of one axis, it is the second of them."""
+    value = node.attributes.get(name)
+    if not isinstance(value, tuple):
+        return (fallback, fallback)
+    found = [v for v in value if isinstance(v, int)]
+    return (fallback, found[0]) if len(found) == 1 else (found[0], found[1])
+
+
+def _window(node: Node, kernel: tuple[int, int], size: Callable[[Dim], int | Prim]) -> Window:
+    x = node.present_operands[0].type.shape[2:]
+    out = node.result.type.shape[2:]
+    return Window(
+        kernel=kernel,
+        strides=_pair(node, "strides"),
+        low=_pair(node, "low", 0),
+        high=_pair(node, "high", 0),
+        dilations=_pair(node, "dilations"),
+        image=(1 if len(x) == 1 else size(x[0]), size(x[-1])),
+        out=(1 if len(out) == 1 else size(out[0]), size(out[-1])),
+    )
+
+
+def _work(node: Node, size: Callable[[Dim], int | Prim]) -> conv.ConvWork:
+    out, inner, *kernel = node.present_operands[1].type.shape
+    groups = node.attributes["groups"]
+    assert isinstance(out, int) and isinstance(inner, int) and isinstance(groups, int)
+    rows, columns = (1, *kernel) if len(kernel) == 1 else kernel
+    assert isinstance(rows, int) and isinstance(columns, int)
+    return conv.ConvWork(
+        groups=groups,
+        inner=inner,
+        out=out // groups,
+        window=_window(node, (rows, columns), size),
+    )
+
+
+def _size(sizes: Sizes) -> Callable[[Dim], int | Prim]:
+    return lambda value: sizes.expr(value) if isinstance(value, DimExpr) else value
+
+
+def _reader(evaluator: Evaluator, x: Value) -> Callable[[Prim, Prim, Prim, Prim], Prim]:
+    """The element of the image at a place; a signal of one axis is an image of one row."""
+
+    def load(image: Prim, channel: Prim, row: Prim, column: Prim) -> Prim:
+        parts = [image, channel, row, column] if x.type.rank == 4 else [image, channel, column]
+        if x.type.rank == 3:
+            return evaluator.fresh().read(x, Index.of(x.type.shape, parts, evaluator.sizes))
+        shape = x.type.shape
+        at = Index(
+            ((shape[:1], image), (shape[1:2], channel), (shape[2:3], row), (shape[3:], column)),
+            evaluator.sizes,
+        )
+        return evaluator.fresh().read(x, at)
+
+    return load
+
+
+def _finish(
+    reader: Evaluator, node: Node, output: Value, store: tirx.Buffer, index: Index, value: Prim
+) -> None:
+    """Store an element through the epilogue; reshapes keep the row-major place."""
+    if output is not node.result:
+        bound = T.Bind(value)
+        reader.known[node.result] = lambda _: bound
+        value = reader.compute(output, index.reshape_to(output.type.shape))
+    T.buffer_store(store, value, [index.flat()])
+
+
+def emit_conv_group(
+    evaluator: Evaluator,
+    node: Node,
+    output: Value,
+    store: tirx.Buffer,
+    weight: tirx.Buffer,
+    machine: Machine,
+) -> None:
+    """A convolution with its bias, and what is fused behind it."""
+    x = node.present_operands[0]
+    bias = node.operands[2] if len(node.operands) > 2 else None
+    sizes, shape = evaluator.sizes, node.result.type.shape
+    size = _size(sizes)
+    work = _work(node, size)
+
+    def write(image: Prim, channel: Prim, pixel: Prim, value: Prim) -> None:
+        reader = evaluator.fresh()
+        if bias is not None:
+            value = value + reader.read(bias, Index(((shape[1:2], channel),), sizes))
+        at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
+        _finish(reader, node, output, store, at, value)
+
+    layout = conv_layout(node, machine)
+    if layout is not None:
+        conv.emit_conv(
+            batch=size(shape[0]),
+            work=work,
+            load=_reader(evaluator, x),
+            weight=weight,
+            store=write,
+            machine=machine,
+            knobs=layout.knobs,
+        )
+        return
+    taps = work.window.kernel[0] * work.window.kernel[1]
+    fold = depthwise.Fold(
+        filling=0.0,
+        start=0.0,
+        weight=lambda channel, tap: weight[channel * taps + tap],
+        update=lambda so_far, value, factor: so_far + value * factor,
+    )
+
+    def place(image: Prim, channel: Prim, row: Prim, column: Prim, value: Prim) -> None:
+        write(image, channel, row * sizes.expr(shape[-1]) + column, value)
+
+    depthwise.emit_planes(
+        batch=size(shape[0]),
+        channels=work.groups * work.out,
+        each=work.out,
+        window=work.window,
+        load=_reader(evaluator, x),
+        fold=fold,
+        store=place,
+        machine=machine,
+        knobs=depthwise.default(work.window, machine),
+    )
+
+
+def emit_pool_group(
+    evaluator: Evaluator, node: Node, output: Value, store: tirx.Buffer, machine: Machine
+) -> None:
+    """The greatest or the mean of each window, and what is fused behind it."""
+    (x,) = node.present_operands
+    sizes, shape = evaluator.sizes, node.result.type.shape
+    size = _size(sizes)
+    window = _window(node, _pair(node, "kernel"), size)
+    mean = node.op.name == "average_pool"
+    channels = shape[1]
+    assert isinstance(channels, int)
+
+    def greater(so_far: Prim, value: Prim, _: Prim) -> Prim:
+        return tirx.Select(tirx.any(value > so_far, tirx.NE(value, value)), value, so_far)
+
+    fold = depthwise.Fold(
+        filling=0.0 if mean else float("-inf"),
+        start=0.0 if mean else float("-inf"),
+        weight=None,
+        update=(lambda so_far, value, _: so_far + value) if mean else greater,
+    )
+
+    def place(image: Prim, channel: Prim, row: Prim, column: Prim, value: Prim) -> None:
+        if mean:
+            value = value / _count(node, window, row, column)
+        pixel = row * sizes.expr(shape[-1]) + column
+        at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
+        _finish(evaluator.fresh(), node, output, store, at, value)
+
+    depthwise.emit_planes(
+        batch=size(shape[0]),
+        channels=channels,
+        each=1,
+        window=window,
+        load=_reader(evaluator, x),
+        fold=fold,
+        store=place,
+        machine=machine,
+        knobs=depthwise.default(window, machine),
+    )
+
+
+def _count(node: Node, window: Window, row: Prim, column: Prim) -> Prim:
+    """How many elements of a window count for its mean."""
+    if node.attributes["count_padding"] or not window.padded:
+        return immediate(float(window.kernel[0] * window.kernel[1]), DType.f32)
+
+    def along(axis: int, at: Prim) -> Prim:
+        begin = at * window.strides[axis] - window.low[axis]
+        end = tirx.min(begin + window.kernel[axis], window.image[axis])
+        return (end - tirx.max(begin, tirx.const(0, "int64"))).astype("int32").astype("float32")
+
+    return along(0, row) * along(1, column)
