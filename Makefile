@@ -6,12 +6,13 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constr
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit figures format clean
+.PHONY: help demo test lint types unit figures board format clean
 
 help:
 	@echo "make demo    compile, verify and time a real model"
 	@echo "make test    ruff, mypy and every test"
 	@echo "make figures every figure of docs/spine.md; wants an idle machine"
+	@echo "make board   every engine on every model, into docs/board; wants an idle machine"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -57,6 +58,13 @@ unit: $(VENV)/.test
 
 figures: $(VENV)/.test
 	$(BIN)/python -m benchmarks.spine
+
+$(VENV)/.peers: $(VENV)/.test
+	$(PIP) --no-build-isolation -e '.[demo,peers]'
+	@touch $@
+
+board: $(VENV)/.peers
+	$(BIN)/python -m benchmarks.board
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -82,8 +82,8 @@ def _compiles_section(rows: Sequence[Row]) -> Iterator[str]:
         return
     yield "## Compiles"
     yield (
-        "Seconds include reading and saving; the cache of kernels is empty before each. `peak` is the memory of the process after that. "
-        "*fixed* is compiled for one size alone."
+        "Seconds include reading and saving; the cache of kernels is empty before each. `peak` is"
+        " the memory of the process after that. *fixed* is compiled for one size alone."
     )
     head = ("model", "dims", "compile", "import, optimize, lower, build", "artifact", "peak",
             "load", "nodes", "kernels", "attention")  # fmt: skip

@@ -8,6 +8,7 @@ from .convert_patch_conv import ConvertPatchConv
 from .decompose import Decompose
 from .eliminate_dead_code import EliminateDeadCode
 from .eliminate_duplicates import EliminateDuplicates
+from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
 from .fuse_clip import FuseClip
@@ -30,6 +31,7 @@ PASSES: tuple[type[Pass], ...] = (
     Decompose,
     EliminateDeadCode,
     EliminateDuplicates,
+    FoldBatchNorm,
     FoldConstants,
     FuseAttention,
     FuseClip,

@@ -24,7 +24,7 @@ class ConvertPatchConv(Pass):
 
     Vision transformers embed patches so (Dosovitskiy et al., 2021). The patches are a reshape and a
     transpose of `x`, the product has a schedule, and the transpose behind it meets the one that the
-    model has there.
+    model has there. A patch of one pixel stays a convolution, which needs no transpose at all.
     """
 
     name: ClassVar[str] = "convert-patch-conv"
@@ -51,6 +51,8 @@ def _reason(node: Node) -> str | None:
     attributes = node.attributes
     if weight.constant is None:
         return "`weight` is not a constant"
+    if set(kernel) == {1}:
+        return "its patches are pixels: a convolution reads and writes them as they lie"
     if attributes["groups"] != 1:
         return f"it has {attributes['groups']} groups"
     if attributes["strides"] != kernel:

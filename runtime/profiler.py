@@ -2,7 +2,7 @@
 
 The virtual machine calls a hook before and after each call that it makes. Here the hook is a plain
 C function that reads the clock and nothing else: it does not look at its arguments, so that it
-costs the same for each call, about half a microsecond, and that much is taken off again. A run
+costs nearly the same for each call, below a microsecond, and that much is taken off again. A run
 under the hook never counts as a run of the model: rounds of both kinds take turns.
 """
 
@@ -141,7 +141,7 @@ def profile_calls(
             run()
             end = time.perf_counter_ns()
         ticks.append([start, *hook.ticks, end])
-    cost = _hook_cost(ticks)
+    cost = _hook_cost(names, ticks)
     times, totals = _split(names, set(table), ticks, cost)
     rows = [_row(name, table.get(at), sizes, times[i])
             for i, (at, name) in enumerate(_kernels(names, set(table)))]  # fmt: skip
@@ -202,10 +202,16 @@ def _kernels(names: Sequence[str], known: set[int]) -> Iterator[tuple[int, str]]
             yield at, name
 
 
-def _hook_cost(rounds: Sequence[Sequence[int]]) -> float:
-    """Seconds between two events in which nothing was done: the least of all."""
-    gaps = [b - a for ticks in rounds for a, b in zip(ticks[1:-1], ticks[2:-1], strict=False)]
-    return min(gaps, default=0) / 1e9
+def _hook_cost(names: Sequence[str], rounds: Sequence[Sequence[int]]) -> float:
+    """Seconds that the hook adds between two events: all that the cheapest of calls takes.
+
+    Medians, because it costs less while the caches are warm, and more after a large kernel.
+    """
+    spans: dict[str, list[int]] = {}
+    for ticks in rounds:
+        for name, before, after in zip(names, ticks[1::2], ticks[2::2], strict=False):
+            spans.setdefault(name, []).append(after - before)
+    return min((median(values) for values in spans.values()), default=0) / 1e9
 
 
 def _split(

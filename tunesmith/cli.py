@@ -37,6 +37,14 @@ class Engine(Enum):
     onnxruntime = "onnxruntime"
 
 
+class Grouping(Enum):
+    """What a row of `profile` stands for."""
+
+    kernel = "kernel"
+    kind = "kind"
+    node = "node"
+
+
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")]
 Compiled = Annotated[Path, typer.Argument(metavar="MODEL.tsm", help="The compiled model.")]
 Shape = Annotated[
@@ -161,6 +169,30 @@ def _bench(
     from tunesmith.cli_bench import bench_command
 
     bench_command(artifact, model, inputs, shape or [], dim or [], threads, rounds, time, json)
+
+
+@app.command("profile")
+def _profile(
+    artifact: Compiled,
+    inputs: Inputs = None,
+    shape: Shape = None,
+    dim: Dim = None,
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each kind.")] = 20,
+    by: Annotated[Grouping, typer.Option(help="What a row of the table is.")] = Grouping.kernel,
+    least: Annotated[
+        bool, typer.Option("--least", help="Show least times, not medians: for a busy machine.")
+    ] = False,
+    measure_again: Annotated[
+        bool, typer.Option("--measure-again", help="Measure the peaks of this machine again.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Show where the time goes, beside the measured peaks of this machine."""
+    from tunesmith.cli_profile import profile_command
+
+    profile_command(artifact, inputs, shape or [], dim or [], threads, rounds, by.value, least,
+                    measure_again, json)  # fmt: skip
 
 
 @app.command("inspect")

@@ -44,6 +44,7 @@ _O2 = (
     "fuse-relu",
     "fuse-rotary",  # before attention: its slices would hide how heads are arranged
     "fuse-attention",
+    "fold-batch-norm",  # constants are folded; before patches, which leave no convolution
     "convert-patch-conv",  # its transposes meet those of the model
     _TIDY,  # masks and scales that attention has absorbed are gone
     "fuse-linear",  # after attention, whose products are no layers; bias and activation go in

@@ -117,8 +117,12 @@ class Evaluator:
         return result
 
     def _held(self, element: Prim) -> Prim:
-        """The element in a variable, where one may be written, so that it is computed once."""
-        return T.Bind(element) if self._bind and not isinstance(element, _LEAVES) else element
+        """The element in a variable, where one may be written, so that it is computed once.
+
+        Not a bool: TVM's vectorizer leaves the scalar side of a bound comparison scalar.
+        """
+        plain = isinstance(element, _LEAVES) or str(element.ty) == "bool"
+        return element if plain or not self._bind else T.Bind(element)
 
 
 def _always(element: Prim) -> Callable[[Index], Prim]:

@@ -10,11 +10,12 @@ from tunesmith.ir.graph import Graph, Node, Value
 from .evaluator import can_inline
 from .kernels.movement import may_be_empty
 from .kernels.scalar import SCALAR_RULES
-from .legalize import is_row_operator
+from .legalize import has_windows, is_row_operator
 
 __all__ = ["Group", "Plan", "form_groups"]
 
 _FREE = frozenset({"full", "iota", "dim_value"})
+_GUARDED = frozenset({"concat", "pad", "gather", "gather_elements", "gather_nd"})
 _MAX_INLINED = 24
 
 
@@ -22,7 +23,7 @@ _MAX_INLINED = 24
 class Group:
     """One kernel: what it computes first, and what is done to each element before it is stored."""
 
-    kind: str  # elementwise, rows, gemm, attention, matmul or loops
+    kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul or loops
     anchor: Node
     epilogue: list[Node] = field(default_factory=list)
     by_rows: bool = False  # attention: the result is stored as [B, T, H, E]
@@ -54,6 +55,8 @@ def kind_of(node: Node) -> str:
         return node.op.name
     if is_row_operator(node):
         return "rows"
+    if has_windows(node):
+        return "conv" if node.op.name == "conv" else "pool"
     return "elementwise" if can_inline(node) else "loops"
 
 
@@ -168,9 +171,7 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
 
 def _guards(user: Node) -> bool:
     """Whether `user` reads elements only under a condition, so that they must be plain loads."""
-    return user.op.name in ("concat", "pad") and any(
-        may_be_empty(v.type) for v in user.present_operands
-    )
+    return user.op.name in _GUARDED and any(may_be_empty(v.type) for v in user.present_operands)
 
 
 def _role(user: Node, operand: int, group: Group) -> str:
@@ -180,7 +181,7 @@ def _role(user: Node, operand: int, group: Group) -> str:
         return "heads" if operand < 3 else "mask"
     if group.kind == "rows":
         return "stream" if operand == 0 else "again"
-    return {"gemm": "again", "matmul": "again", "loops": "again"}[group.kind]
+    return "again"
 
 
 def _inline(node: Node, contexts: set[str], readers: int, level: int) -> bool:

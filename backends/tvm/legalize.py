@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tunesmith.ir.builder import trace
+from tunesmith.ir.dims import product
 from tunesmith.ir.graph import Graph, Node, Value
 from tunesmith.ir.ops import OPS
 from tunesmith.ir.rewriter import Rewriter
 from tunesmith.ir.types import DType
 
-__all__ = ["ROW_REDUCTIONS", "has_kernel", "is_row_operator", "legalize"]
+__all__ = ["ROW_REDUCTIONS", "has_kernel", "has_windows", "is_row_operator", "legalize"]
 
 ROW_REDUCTIONS = frozenset({"reduce_sum", "reduce_mean", "reduce_max", "reduce_min"})
 _ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm"})
@@ -27,6 +28,24 @@ def is_row_operator(node: Node) -> bool:
             v.type.dtype is DType.f32 and v.type.rank == 1 for v in node.present_operands[1:]
         )
     return node.op.name in ROW_REDUCTIONS and node.attributes["axes"] in ((-1,), (last,))
+
+
+def has_windows(node: Node) -> bool:
+    """Whether the node is a convolution or pooling of f32 along one axis or two, in vectors.
+
+    The weight of a convolution is a constant; what does not fit runs on the reference loops.
+    """
+    if node.op.name not in ("conv", "max_pool", "average_pool"):
+        return False
+    x = node.present_operands[0].type
+    if x.dtype is not DType.f32 or x.rank not in (3, 4) or not isinstance(x.shape[1], int):
+        return False
+    if 0 in (*x.shape, *node.result.type.shape):
+        return False
+    if node.op.name != "conv":
+        return True
+    weight = node.present_operands[1]
+    return weight.constant is not None and 0 not in weight.type.shape
 
 
 def has_kernel(node: Node) -> bool:
@@ -62,7 +81,9 @@ def legalize(graph: Graph) -> bool:
     while pending:
         pending = False
         for node in list(graph.nodes):
-            if node.op.name == "matmul" and _is_linear(node):
+            if _reduces_tail(node):
+                _flatten_tail(node, rewriter)
+            elif node.op.name == "matmul" and _is_linear(node):
                 builder = rewriter.before(node)
                 (value,) = builder.emit_values(OPS["linear"], node.operands, {})
                 rewriter.replace_node(node, [value])
@@ -85,6 +106,31 @@ def _copy_outputs(graph: Graph, rewriter: Rewriter) -> None:
             (copy,) = builder.emit_values(OPS["reshape"], [value], {"shape": value.type.shape})
             rewriter.set_operand(graph.terminator, index, copy)
         seen.add(value)
+
+
+def _reduces_tail(node: Node) -> bool:
+    """Whether the node reduces several axes, which are the last: together they are one."""
+    if node.op.name not in ROW_REDUCTIONS:
+        return False
+    x, axes = node.present_operands[0].type, node.attributes["axes"]
+    assert isinstance(axes, tuple)
+    places = sorted(a % x.rank for a in axes if isinstance(a, int))
+    return len(places) > 1 and places == list(range(x.rank - len(places), x.rank))
+
+
+def _flatten_tail(node: Node, rewriter: Rewriter) -> None:
+    """Merge the axes that are reduced, and give the result its shape again."""
+    (x,) = node.present_operands
+    shape, axes = x.type.shape, node.attributes["axes"]
+    assert isinstance(axes, tuple)
+    kept = x.type.rank - len(axes)
+    builder = rewriter.before(node)
+    flat = (*shape[:kept], product(shape[kept:]))
+    (rows,) = builder.emit_values(OPS["reshape"], [x], {"shape": flat})
+    attributes = {**node.attributes, "axes": (kept,), "keepdims": False}
+    (folded,) = builder.emit_values(node.op, [rows], attributes)
+    (result,) = builder.emit_values(OPS["reshape"], [folded], {"shape": node.result.type.shape})
+    rewriter.replace_node(node, [result])
 
 
 def _is_linear(node: Node) -> bool:

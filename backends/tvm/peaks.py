@@ -1,6 +1,6 @@
-"""Kernels that do nothing but multiply and add, or read: `python -m tunesmith.backends.tvm.peaks N`.
+"""Kernels that only multiply and add, or only read: what N threads reach at most.
 
-The process prints the most that N threads of this machine have reached, as one line of JSON.
+`python -m tunesmith.backends.tvm.peaks N` prints the figures of this machine as a line of JSON;
 `backends/measure.py` starts it, so that neither its pool of threads nor its memory stays behind.
 """
 
@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def best_rates(target: Target, threads: int, seconds: float = _SECONDS) -> dict[
         """Bytes in a second; the places are read in turn."""
         part = places[0].size // threads
         kernels = [
-            _build(target, lambda s=streams: _read(threads, part, passes, s, lanes))
+            _build(target, partial(_read, threads, part, passes, streams, lanes))
             for streams in _STREAMS
         ]
         rank = _QUANTILE if len(places) > 1 else 0.0
@@ -84,7 +85,7 @@ def _fma_times(target: Target, threads: int, seconds: float) -> tuple[int, list[
     sums = 16 if target.machine.vector_registers >= 32 else 12
     factors = aligned(2 * lanes)
     factors[:lanes], factors[lanes:] = 0.5, 1.0  # the sums tend to 2
-    kernel = _build(target, lambda: _fma(threads, sums, lanes))
+    kernel = _build(target, partial(_fma, threads, sums, lanes))
     flops = 2 * sums * lanes * _FMA_STEPS * threads
     return flops, _times(kernel, [factors], threads * lanes, seconds)
 

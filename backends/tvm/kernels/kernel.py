@@ -22,6 +22,7 @@ from ..evaluator import Evaluator
 from ..groups import Group
 from ..index import Sizes
 from ..schedule.gemm import GemmKnobs, pack_weight
+from .convolutions import ConvLayout, conv_layout, emit_conv_group, emit_pool_group
 from .elementwise import emit_elementwise
 from .products import emit_attention_group, emit_linear, emit_matmul, linear_knobs
 from .reference_loops import emit_loops, emit_plain_matmul
@@ -30,6 +31,8 @@ from .scalar import TVM_DTYPE
 
 __all__ = ["Kernel", "WeightUse", "build_kernel"]
 
+_PACKED = ("gemm", "conv")  # kinds whose second operand is a weight in a layout of its own
+
 
 @dataclass(frozen=True)
 class WeightUse:
@@ -37,14 +40,19 @@ class WeightUse:
 
     constant: Constant
     knobs: GemmKnobs | None = None  # packed for a product, else row-major
+    layout: ConvLayout | None = None  # or packed for a convolution
 
     @property
     def key(self) -> str:
         """A name of content and layout."""
+        if self.layout is not None:
+            return f"{self.constant.digest}:{self.layout.key}"
         return f"{self.constant.digest}:{self.knobs.tile_n if self.knobs else 0}"
 
     def shape(self) -> tuple[int, ...]:
         """How it lies in memory: flat, or in panels with their padding."""
+        if self.layout is not None:
+            return self.layout.shape()
         if self.knobs is None:
             return (int(self.constant.array.size),)
         inner, cols = self.constant.array.shape
@@ -52,6 +60,8 @@ class WeightUse:
 
     def array(self) -> NDArray[np.generic]:
         """The elements as the kernel reads them."""
+        if self.layout is not None:
+            return self.layout.pack(self.constant.array)
         if self.knobs is None:
             flat = np.asarray(self.constant.array, order="C").reshape(-1)
             return flat.view(np.uint16) if self.constant.type.dtype is DType.bf16 else flat
@@ -71,7 +81,7 @@ class Kernel:
     @property
     def weight(self) -> Value | None:
         """The constant that is packed for this kernel."""
-        return self.group.anchor.operands[1] if self.group.kind == "gemm" else None
+        return self.group.anchor.operands[1] if self.group.kind in _PACKED else None
 
     @property
     def key(self) -> str:
@@ -108,6 +118,8 @@ class Kernel:
         if constant is None:
             return None
         packed = value is self.weight
+        if packed and self.group.kind == "conv":
+            return WeightUse(constant, layout=conv_layout(self.group.anchor, self.machine))
         return WeightUse(
             constant, linear_knobs(self.group.anchor, self.machine) if packed else None
         )
@@ -147,6 +159,12 @@ class Kernel:
             assert self.weight is not None
             packed = evaluator.buffers[self.weight]
             emit_linear(evaluator, group.anchor, output, stores[0], packed, self.machine)
+        elif group.kind == "conv":
+            assert self.weight is not None
+            packed = evaluator.buffers[self.weight]
+            emit_conv_group(evaluator, group.anchor, output, stores[0], packed, self.machine)
+        elif group.kind == "pool":
+            emit_pool_group(evaluator, group.anchor, output, stores[0], self.machine)
         elif group.kind == "attention":
             emit_attention_group(evaluator, group.anchor, stores[0], self.machine, group.by_rows)
         elif group.kind == "matmul" and group.anchor.present_operands[0].type.dtype is DType.f32:
@@ -163,7 +181,7 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
     inlined: dict[Node, None] = {}
     own = {v for node in (group.anchor, *group.epilogue) for v in node.results}
     done: set[Value] = set()
-    packed = group.anchor.operands[1] if group.kind == "gemm" else None
+    packed = group.anchor.operands[1] if group.kind in _PACKED else None
 
     def visit(roots: Iterable[Value]) -> None:
         stack = [(v, False) for v in reversed(list(roots))]

@@ -18,7 +18,7 @@ from .scalar import cast_to, immediate
 if TYPE_CHECKING:
     from tunesmith.ir.ops import Attribute
 
-__all__ = ["MOVEMENT_RULES", "may_be_empty"]
+__all__ = ["MOVEMENT_RULES", "may_be_empty", "wrapped"]
 
 
 class Reader(Protocol):
@@ -143,13 +143,27 @@ def _pad(reader: Reader, node: Node, index: Index) -> Prim:
     )
 
 
-def _wrap(reader: Reader, position: Prim, dtype: DType, size: Dim) -> Prim:
+def wrapped(sizes: Sizes, position: Prim, dtype: DType, size: Dim) -> Prim:
     """An index from data: below 0 it counts from the end; outside it is held at the border."""
     wide = cast_to(position, dtype, DType.i64)
-    extent = reader.sizes.expr(size)
-    if not str(dtype).startswith("u"):
+    extent = sizes.expr(size)
+    if dtype is DType.u64:  # what is too large for an i64 looks negative in it
+        wide = tirx.Select(wide < int64(0), extent, wide)
+    elif not dtype.value.startswith("u"):
         wide = tirx.Select(wide < int64(0), wide + extent, wide)
     return tirx.max(tirx.min(wide, extent - int64(1)), int64(0))
+
+
+def _picked(reader: Reader, x: Value, parts: list[Prim]) -> Prim:
+    """The element at places that come from data; 0 if there is none that could be read."""
+
+    def read() -> Prim:
+        return reader.read(x, Index.of(x.type.shape, parts, reader.sizes))
+
+    if not may_be_empty(x.type):
+        return read()
+    some = reader.sizes.expr(x.type.size) > int64(0)
+    return reader.guarded(some, read, lambda: immediate(0, x.type.dtype))
 
 
 def _gather(reader: Reader, node: Node, index: Index) -> Prim:
@@ -158,9 +172,8 @@ def _gather(reader: Reader, node: Node, index: Index) -> Prim:
     parts = index.axes()
     inner = parts[axis : axis + places.type.rank]
     place = reader.read(places, Index.of(places.type.shape, inner, reader.sizes))
-    at = _wrap(reader, place, places.type.dtype, x.type.shape[axis])
-    source = [*parts[:axis], at, *parts[axis + places.type.rank :]]
-    return reader.read(x, Index.of(x.type.shape, source, reader.sizes))
+    at = wrapped(reader.sizes, place, places.type.dtype, x.type.shape[axis])
+    return _picked(reader, x, [*parts[:axis], at, *parts[axis + places.type.rank :]])
 
 
 def _gather_elements(reader: Reader, node: Node, index: Index) -> Prim:
@@ -168,8 +181,8 @@ def _gather_elements(reader: Reader, node: Node, index: Index) -> Prim:
     axis = _integer(node.attributes["axis"]) % x.type.rank
     parts = index.axes()
     place = reader.read(places, index)
-    parts[axis] = _wrap(reader, place, places.type.dtype, x.type.shape[axis])
-    return reader.read(x, Index.of(x.type.shape, parts, reader.sizes))
+    parts[axis] = wrapped(reader.sizes, place, places.type.dtype, x.type.shape[axis])
+    return _picked(reader, x, parts)
 
 
 def _gather_nd(reader: Reader, node: Node, index: Index) -> Prim:
@@ -182,9 +195,10 @@ def _gather_nd(reader: Reader, node: Node, index: Index) -> Prim:
     for k in range(depth):
         at = Index.of(places.type.shape, [*outer, int64(k)], reader.sizes)
         place = reader.read(places, at)
-        source.append(_wrap(reader, place, places.type.dtype, x.type.shape[batch + k]))
+        size = x.type.shape[batch + k]
+        source.append(wrapped(reader.sizes, place, places.type.dtype, size))
     source += parts[places.type.rank - 1 :]
-    return reader.read(x, Index.of(x.type.shape, source, reader.sizes))
+    return _picked(reader, x, source)
 
 
 def _full(reader: Reader, node: Node, index: Index) -> Prim:

@@ -16,6 +16,7 @@ from tunesmith.ir.types import DType, Shape
 from ..evaluator import Evaluator
 from ..index import Index, int64
 from .loops import for_each, is_large
+from .movement import wrapped
 from .scalar import TVM_DTYPE, cast_to, immediate
 
 __all__ = ["LOOP_KERNELS", "emit_loops"]
@@ -109,14 +110,15 @@ def _better(greater: bool, dtype: DType) -> Combine:
     return pick
 
 
-def _before(greatest: bool, dtype: DType) -> Combine:
-    """Whether one element stands before another, strictly; NaN is first of either kind."""
+def _before(greatest: bool, dtype: DType, nan_first: bool) -> Combine:
+    """Whether one element stands before another, strictly; all NaNs stand at one end."""
 
     def test(x: Prim, y: Prim) -> Prim:
         wins = x > y if greatest else x < y
         if not dtype.is_float:
             return wins
-        return tirx.any(wins, tirx.all(tirx.NE(x, x), tirx.EQ(y, y)))
+        odd, even = (x, y) if nan_first else (y, x)
+        return tirx.any(wins, tirx.all(tirx.NE(odd, odd), tirx.EQ(even, even)))
 
     return test
 
@@ -165,7 +167,7 @@ def _arg(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> Non
     (x,) = node.present_operands
     axis = _int(node, "axis") % x.type.rank
     dtype = _wide(x.type.dtype)
-    before = _before(node.op.name == "argmax", dtype)
+    before = _before(node.op.name == "argmax", dtype, nan_first=True)
 
     def ahead(value: Prim, best: Prim) -> Prim:
         return tirx.Not(before(best, value)) if node.attributes["last"] else before(value, best)
@@ -220,22 +222,28 @@ def _topk(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> No
     size = evaluator.sizes.expr(x.type.shape[axis])
     outer_shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
     kept = node.results[0].type.shape
-    largest = node.attributes["largest"]
+    largest = bool(node.attributes["largest"])
+    dtype = _wide(x.type.dtype)
+    before = _before(largest, dtype, nan_first=largest)  # NaN is greater than all others
 
     def line(outer: list[Prim]) -> None:
+        def read(place: Prim) -> Prim:
+            value = _read(evaluator, x, [*outer[:axis], place, *outer[axis:]])
+            return T.Bind(cast_to(value, x.type.dtype, dtype))
+
         with T.serial(size) as i:
-            value = T.Bind(_read(evaluator, x, [*outer[:axis], i, *outer[axis:]]))
+            value = read(i)
             rank = _cell(DType.i64)
             _put(rank, int64(0))
             with T.serial(size) as j:
-                other = T.Bind(_read(evaluator, x, [*outer[:axis], j, *outer[axis:]]))
-                ahead = other > value if largest else other < value
-                first = tirx.any(ahead, tirx.all(tirx.EQ(other, value), j < i))
+                other = read(j)
+                equal = tirx.all(tirx.Not(before(value, other)), j < i)
+                first = tirx.any(before(other, value), equal)
                 _put(rank, _get(rank) + cast_to(first, DType.bool, DType.i64))
             with T.If(_get(rank) < evaluator.sizes.expr(kept[axis])), T.Then():
                 parts = [*outer[:axis], _get(rank), *outer[axis:]]
                 at = Index.of(kept, parts, evaluator.sizes).flat()
-                T.buffer_store(stores[0], value, [at])
+                T.buffer_store(stores[0], cast_to(value, dtype, x.type.dtype), [at])
                 T.buffer_store(stores[1], i, [at])
 
     _nest(evaluator, outer_shape, line, is_large(x.type.size))
@@ -251,31 +259,31 @@ def _scatter_nd(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer])
         at = Index.of(x.type.shape, parts, sizes).flat()
         T.buffer_store(stores[0], _read(evaluator, x, parts), [at])
 
+    dtype = _wide(x.type.dtype)
+    combine: dict[str, Combine] = {
+        "none": lambda old, new: new,
+        "add": lambda old, new: old + new,
+        "mul": lambda old, new: old * new,
+        "max": _better(True, dtype),
+        "min": _better(False, dtype),
+    }
+
     def write(parts: list[Prim]) -> None:
         outer = parts[: places.type.rank - 1]
         target: list[Prim] = []
         for k in range(depth):
-            place = cast_to(
-                _read(evaluator, places, [*outer, int64(k)]), places.type.dtype, DType.i64
-            )
-            extent = sizes.expr(x.type.shape[k])
-            place = tirx.Select(place < int64(0), place + extent, place)
-            target.append(tirx.max(tirx.min(place, extent - int64(1)), int64(0)))
+            place = _read(evaluator, places, [*outer, int64(k)])
+            target.append(wrapped(sizes, place, places.type.dtype, x.type.shape[k]))
         target += parts[places.type.rank - 1 :]
         at = T.Bind(Index.of(x.type.shape, target, sizes).flat())
-        value = _read(evaluator, updates, parts)
-        old = stores[0][at]
-        combined = {
-            "none": lambda: value,
-            "add": lambda: old + value,
-            "mul": lambda: old * value,
-            "max": lambda: _better(True, x.type.dtype)(old, value),
-            "min": lambda: _better(False, x.type.dtype)(old, value),
-        }[str(node.attributes["reduction"])]()
-        T.buffer_store(stores[0], combined, [at])
+        new = cast_to(_read(evaluator, updates, parts), x.type.dtype, dtype)
+        old = cast_to(stores[0][at], x.type.dtype, dtype)
+        result = combine[str(node.attributes["reduction"])](old, new)
+        T.buffer_store(stores[0], cast_to(result, dtype, x.type.dtype), [at])
 
     _nest(evaluator, x.type.shape, copy, is_large(x.type.size))
-    _nest(evaluator, updates.type.shape, write, False)
+    with T.If(sizes.expr(x.type.size) > int64(0)), T.Then():  # else no place is safe to write
+        _nest(evaluator, updates.type.shape, write, False)
 
 
 def _windows(

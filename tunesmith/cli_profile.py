@@ -1,0 +1,90 @@
+"""`tunesmith profile`: where the time of a call goes, beside what this machine could do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.cli_compile import require_file
+from tunesmith.cli_console import note, out, print_table
+from tunesmith.cli_values import parse_shapes, read_npz, write_json
+from tunesmith.cli_verify import fixed_sizes
+from tunesmith.ir.diagnostics import CompilerError
+
+if TYPE_CHECKING:
+    from tunesmith.backends.measure import Peaks
+    from tunesmith.oracle import Arrays
+    from tunesmith.runtime import Manifest
+
+__all__ = ["profile_command"]
+
+
+def profile_command(
+    artifact: Path,
+    inputs: Path | None,
+    shapes: Sequence[str],
+    dims: Sequence[str],
+    threads: int | None,
+    rounds: int,
+    by: str,
+    least: bool,
+    measure_again: bool,
+    json: Path | None,
+) -> None:
+    """Measure, print the table, and write JSON."""
+    wanted_shapes, wanted = parse_shapes(shapes), fixed_sizes(dims)
+    require_file(artifact)
+    from tunesmith import report, report_profile
+    from tunesmith.runtime import load
+
+    executable = load(artifact, threads=threads)
+    sizes, feeds = _feeds(executable.manifest, inputs, wanted_shapes, wanted)
+    peaks = _peaks(executable.threads, measure_again)
+    profile = executable.profile(feeds, rounds=rounds)
+    groups = report_profile.group_rows(profile, peaks, by, least=least)
+    if str(json) != "-":
+        print_table(report_profile.HEAD, report_profile.table_rows(groups))
+        out(f"{executable.manifest.name} at {report.sizes_text(sizes)}")
+        for line in report_profile.profile_lines(profile, peaks):
+            out(line)
+    if (warning := report_profile.noise_of(profile)) is not None:
+        note(f"warning: {warning}")
+    if json is not None:
+        facts = {"artifact": str(artifact), "by": by, "statistic": "min" if least else "median"}
+        write_json(json, facts | report_profile.profile_json(profile, peaks, groups))
+
+
+def _feeds(
+    manifest: Manifest,
+    inputs: Path | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
+) -> tuple[dict[str, int], Arrays]:
+    """The inputs of the user, or random ones of typical sizes."""
+    from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_bench
+
+    if inputs is not None:
+        feeds = read_npz(inputs)
+        given = {n: a.shape for n, a in feeds.items() if n in {s.name for s in manifest.inputs}}
+        return sizes_of(manifest.inputs, given, {}), feeds
+    sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.symbols), **dims})
+    bounds = {spec.name: spec.rows for spec in manifest.inputs if spec.rows is not None}
+    return sizes, make_inputs(manifest.inputs, sizes, bounds=bounds)
+
+
+def _peaks(threads: int, again: bool) -> Peaks | None:
+    """The peaks of this machine; a profile without them is still one."""
+    from tunesmith.backends.measure import cache_file, measured_peaks
+
+    if again or not cache_file().exists():
+        note("measuring the peaks of this machine, once: a few seconds")
+    try:
+        peaks = measured_peaks(threads, refresh=again)
+    except CompilerError as error:
+        note(f"warning: {error.message}; the table says nothing of peaks")
+        return None
+    if peaks.noisy:
+        note("warning: the peaks were measured while other work ran, and may be too low;"
+             " `--measure-again` keeps the better of both")  # fmt: skip
+    return peaks

@@ -1,0 +1,243 @@
+"""A profile as people and programs read it: rows grouped, beside what the machine could do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunesmith.backends.measure import Peaks
+    from tunesmith.runtime.profiler import KernelTime, Profile
+
+__all__ = [
+    "GROUPINGS",
+    "HEAD",
+    "Group",
+    "group_rows",
+    "profile_json",
+    "profile_lines",
+    "table_rows",
+]
+
+_SOURCES_SHOWN = 2
+_SOURCE_WIDTH = 44
+_NOISY = 1.15  # the median over the least time of whole calls
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of a profile under one name. A figure is `None` if it is not known for each of them."""
+
+    name: str
+    kind: str
+    calls: int
+    seconds: float
+    share: float
+    flops: int | None
+    nbytes: int | None
+    least_needed: float | None  # seconds that the machine needs by its measured peaks
+    bound: str  # what it needs them for: `compute`, `memory`, `l2`, or nothing known
+    sources: tuple[str, ...]
+
+    @property
+    def gflops(self) -> float | None:
+        """GFLOP/s."""
+        return self.flops / self.seconds / 1e9 if self.flops and self.seconds else None
+
+    @property
+    def gbs(self) -> float | None:
+        """GB/s, if each operand and each result moves once."""
+        return self.nbytes / self.seconds / 1e9 if self.nbytes and self.seconds else None
+
+    @property
+    def of_peak(self) -> float | None:
+        """The part of the roofline that is reached; above 1, some data came from a nearer cache."""
+        if self.least_needed is None or not self.seconds:
+            return None
+        return self.least_needed / self.seconds
+
+
+def _by_kernel(row: KernelTime) -> str:
+    return row.name
+
+
+def _by_kind(row: KernelTime) -> str:
+    return row.kind
+
+
+def _by_node(row: KernelTime) -> str:
+    return row.sources[-1] if row.sources else row.name
+
+
+GROUPINGS: dict[str, Callable[[KernelTime], str]] = {
+    "kernel": _by_kernel, "kind": _by_kind, "node": _by_node,
+}  # fmt: skip
+
+
+def group_rows(
+    profile: Profile, peaks: Peaks | None, by: str = "kernel", *, least: bool = False
+) -> list[Group]:
+    """Groups of rows, the longest first, with the median of the times or the least of them.
+
+    A kernel stands under the last node it came from, whose result it writes.
+    """
+    members: dict[tuple[bool, str], list[KernelTime]] = {}
+    for row in profile.rows:
+        members.setdefault((row.is_kernel, GROUPINGS[by](row)), []).append(row)
+    total = sum(_taken(row, least) for row in profile.rows)
+    groups = [_group(name, rows, peaks, total, least) for (_, name), rows in members.items()]
+    return sorted(groups, key=lambda group: -group.seconds)
+
+
+def _taken(row: KernelTime, least: bool) -> float:
+    return row.least if least else row.seconds
+
+
+def _group(
+    name: str, rows: Sequence[KernelTime], peaks: Peaks | None, total: float, least: bool
+) -> Group:
+    seconds = sum(_taken(row, least) for row in rows)
+    needs = [_needed(row, peaks) for row in rows]
+    by_bound: dict[str, float] = {}
+    for need in needs:
+        if need is not None:
+            by_bound[need[1]] = by_bound.get(need[1], 0.0) + need[0]
+    known = None not in needs
+    return Group(
+        name=name,
+        kind=rows[0].kind if len({row.kind for row in rows}) == 1 else "several",
+        calls=sum(row.calls for row in rows),
+        seconds=seconds,
+        share=seconds / total if total else 0.0,
+        flops=_sum(row.flops for row in rows),
+        nbytes=_sum(row.nbytes for row in rows),
+        least_needed=sum(by_bound.values()) if known else None,
+        bound=max(by_bound, key=by_bound.__getitem__, default="") if known else "",
+        sources=tuple(dict.fromkeys(source for row in rows for source in row.sources)),
+    )
+
+
+def _needed(row: KernelTime, peaks: Peaks | None) -> tuple[float, str] | None:
+    """The roofline: arithmetic and movement at their peaks at the same time, the longer counts."""
+    if peaks is None or row.flops is None or row.nbytes is None:
+        return None
+    compute = row.flops / (peaks.gflops * 1e9)
+    movement = row.nbytes / (peaks.bandwidth(row.nbytes) * 1e9)
+    if compute >= movement:
+        return compute, "compute"
+    return movement, "l2" if row.nbytes <= peaks.l2_bytes else "memory"
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    total = 0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+HEAD = ("kernel", "kind", "calls", "ms", "share", "GFLOP/s", "GB/s", "of peak", "bound", "from")
+
+
+def table_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
+    """The groups as text, and a row with their total."""
+    rows = [
+        (
+            group.name, group.kind, str(group.calls), f"{group.seconds * 1e3:.3f}",
+            f"{group.share:.1%}", _figure(group.gflops), _figure(group.gbs),
+            _percent(group.of_peak), group.bound or "-",
+            _sources(group.sources),
+        )
+        for group in groups
+    ]  # fmt: skip
+    calls, total = sum(g.calls for g in groups), sum(g.seconds for g in groups)
+    share = sum(g.share for g in groups)
+    dashes = ("-",) * 5
+    return [*rows, ("total", "", str(calls), f"{total * 1e3:.3f}", f"{share:.1%}", *dashes)]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}" if value <= 1.1 else ">100%"
+
+
+def _sources(names: Sequence[str]) -> str:
+    if not names:
+        return "-"
+    text = ", ".join(names[:_SOURCES_SHOWN])
+    more = len(names) - _SOURCES_SHOWN
+    if len(text) > _SOURCE_WIDTH:
+        text = text[: _SOURCE_WIDTH - 1] + "…"
+    return f"{text} +{more}" if more > 0 else text
+
+
+def profile_lines(profile: Profile, peaks: Peaks | None) -> list[str]:
+    """What stands below the table: the call as a whole, and the peaks."""
+    kernels = sum(row.seconds for row in profile.kernels)
+    lines = [
+        f"whole call   median {profile.whole * 1e3:.3f} ms  min {profile.whole_least * 1e3:.3f}"
+        f"  n={profile.rounds}  threads {profile.threads}",
+        f"kernels      {kernels * 1e3:.3f} ms; outside of kernels {profile.outside:.1%} of the"
+        " call under the hook",
+    ]
+    if peaks is not None:
+        lines.append(
+            f"peaks        {peaks.gflops:.0f} GFLOP/s fp32  memory {peaks.memory_gbs:.1f} GB/s"
+            f"  l2 {peaks.l2_gbs:.0f} GB/s  (measured, {peaks.threads} threads)"
+        )
+    return lines
+
+
+def noise_of(profile: Profile) -> str | None:
+    """A warning if the rounds differ so much that medians mislead."""
+    ratio = profile.whole / profile.whole_least if profile.whole_least else 1.0
+    if ratio < _NOISY:
+        return None
+    return (
+        f"the median call took {ratio:.2f} times the quickest: other work uses this machine;"
+        " `--least` shows the least times"
+    )
+
+
+def profile_json(
+    profile: Profile, peaks: Peaks | None, groups: Sequence[Group]
+) -> dict[str, object]:
+    """Everything: each call in order of execution, the groups of the table, and the peaks."""
+    return {
+        "whole_ms": profile.whole * 1e3,
+        "whole_min_ms": profile.whole_least * 1e3,
+        "instrumented_ms": profile.instrumented * 1e3,
+        "outside": profile.outside,
+        "hook_us": profile.hook_seconds * 1e6,
+        "rounds": profile.rounds,
+        "threads": profile.threads,
+        "sizes": dict(profile.sizes),
+        "peaks": None if peaks is None else asdict(peaks),
+        "groups": [_group_json(group) for group in groups],
+        "rows": [_row_json(row, peaks) for row in profile.rows],
+    }
+
+
+def _group_json(group: Group) -> Mapping[str, object]:
+    return {
+        "name": group.name, "kind": group.kind, "calls": group.calls, "ms": group.seconds * 1e3,
+        "share": group.share, "flops": group.flops, "bytes": group.nbytes,
+        "gflops": group.gflops, "gbs": group.gbs, "of_peak": group.of_peak,
+        "bound": group.bound or None, "from": list(group.sources),
+    }  # fmt: skip
+
+
+def _row_json(row: KernelTime, peaks: Peaks | None) -> Mapping[str, object]:
+    need = _needed(row, peaks)
+    return {
+        "name": row.name, "kind": row.kind, "calls": row.calls, "ms": row.seconds * 1e3,
+        "min_ms": row.least * 1e3, "flops": row.flops, "bytes": row.nbytes,
+        "needed_ms": None if need is None else need[0] * 1e3,
+        "bound": None if need is None else need[1],
+        "nodes": list(row.nodes), "from": list(row.sources),
+    }  # fmt: skip
