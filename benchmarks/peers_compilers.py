@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers_contract import Job, Loaded, Unsupported, fixed_model, named, size_of
+from benchmarks.peers_contract import Job, Loaded, Unsupported, folded_model, named, size_of
 
 __all__ = [
     "build_iree", "load_iree", "load_stock", "load_torch", "start_iree", "start_stock",
@@ -74,8 +74,8 @@ def start_iree() -> None:
 
 
 def build_iree(job: Job) -> None:
-    """Import the ONNX file at fixed shapes, and compile it for this CPU."""
-    source, module = fixed_model(job), job.folder / "model.mlir"
+    """Import the ONNX file at fixed shapes, tidied, and compile it for this CPU."""
+    source, module = folded_model(job), job.folder / "model.mlir"
     tools = Path(sys.executable).parent
     _tool(str(tools / "iree-import-onnx"), str(source), "-o", str(module), "--opset-version=18",
           "--externalize-params", f"--save-params-to={job.folder / _WEIGHTS}")  # fmt: skip
@@ -104,18 +104,16 @@ def load_iree(job: Job) -> Loaded:
         rt.flags.parse_flags(f"--task_topology_cpu_ids={','.join(map(str, job.cores))}")
     config = rt.Config("local-sync" if job.threads == 1 else "local-task")
     weights, code = job.folder / _WEIGHTS, job.folder / _CODE
-    modules: list[Any] = []
+    modules = [rt.create_hal_module(config.vm_instance, config.device)]
     if weights.is_file():
         index = rt.ParameterIndex()
         index.load(str(weights))
         provider = index.create_provider(scope="model")
-        modules.append(rt.create_io_parameters_module(config.vm_instance, provider))
-    context = rt.SystemContext(vm_modules=[*modules, rt.create_hal_module(
-        config.vm_instance, config.device)], config=config)  # fmt: skip
-    context.add_vm_module(rt.VmModule.mmap(config.vm_instance, str(code)))
-    names = [name for name in context.modules if name not in ("hal", "io_parameters")]
-    bound: Any = context.modules[names[0]]
-    entry = next(n for n in bound.vm_module.function_names if "$" not in n and n != "__init")
+        modules.insert(0, rt.create_io_parameters_module(config.vm_instance, provider))
+    main = rt.VmModule.mmap(config.vm_instance, str(code))
+    context = rt.SystemContext(vm_modules=[*modules, main], config=config)
+    bound: Any = context.modules[main.name]
+    entry = next(n for n in main.function_names if "$" not in n and not n.startswith("__"))
     function = bound[entry]
     arrays = [rt.asdevicearray(config.device, array) for array in job.feeds().values()]
 
@@ -157,7 +155,7 @@ def load_stock(job: Job) -> Loaded:
 
     start = time.perf_counter()
     feeds = job.feeds()
-    model = onnx.load(job.model)
+    model = onnx.load(folded_model(job))
     names = [v.name for v in model.graph.input if v.name in feeds]
     module = from_onnx(model, {name: list(feeds[name].shape) for name in names})
     module = relax.transform.DecomposeOpsForInference()(module)

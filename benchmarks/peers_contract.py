@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Arrays", "Job", "Loaded", "Peer", "Unsupported", "fixed_model", "named", "size_of"]
+__all__ = ["Arrays", "Job", "Loaded", "Peer", "Unsupported", "fixed_model", "folded_model", "named", "size_of"]
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -131,4 +131,22 @@ def fixed_model(job: Job) -> Path:
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+def folded_model(job: Job) -> Path:
+    """The file at fixed shapes after ONNX Runtime's basic clean-up, in the job's folder.
+
+    Neither IREE's importer nor TVM's takes all exports as they are: computed shapes trip them up.
+    """
+    import onnxruntime
+
+    path = job.folder / "folded.onnx"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    source = fixed_model(job)
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    source.unlink()
     return path

@@ -134,6 +134,7 @@ def run_step(step: Step, folder: Path, options: argparse.Namespace) -> Row:
             env=environment,
             stdout=stream,
             stderr=stream,
+            start_new_session=True,  # so that the workers of a compile can be stopped with it
         )
         try:
             code = process.wait(options.timeout)
@@ -142,7 +143,7 @@ def run_step(step: Step, folder: Path, options: argparse.Namespace) -> Row:
             ended = f"it took longer than {options.timeout:.0f} s"
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     if written.is_file():
         row = cast("Row", json.loads(written.read_text(encoding="utf-8")))
@@ -243,4 +244,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop is a stop
     sys.exit(main())

@@ -116,15 +116,26 @@ class Executable:
         self._check_results(results, sizes)
         return dict(zip((spec.name for spec in self.outputs), results, strict=True))
 
-    def profile(self, inputs: Mapping[str, Array], *, rounds: int = 20, warmup: int = 3) -> Profile:
-        """Run the model many times and measure each kernel; see `docs/profile.md`."""
+    def profile(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        rounds: int = 20,
+        warmup: int = 3,
+        cpu_time: bool = False,
+    ) -> Profile:
+        """Run the model many times and measure each kernel: `docs/profile.md`.
+
+        `cpu_time` leaves out the time in which other processes ran; for one thread only.
+        """
         _, sizes = self._accept(inputs)
 
         def run() -> None:
             self._check_results(self._module(self._accept(inputs)[0]), sizes)
 
         with self._lock:
-            return profile_calls(self._module, run, self.manifest, sizes, rounds, warmup)
+            return profile_calls(self._module, run, self.manifest, sizes, rounds=rounds,
+                                 warmup=warmup, cpu_time=cpu_time)  # fmt: skip
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
         """`run`, for names that are Python names."""

@@ -21,8 +21,10 @@ from tunesmith.ir.diagnostics import InputError
 from .manifest import Json, Manifest
 from .shapes import parse_dim
 
-__all__ = ["CALL", "RUNTIME", "KernelTime", "NativeHook", "Profile", "profile_calls"]
+__all__ = ["CALL", "CPU", "RUNTIME", "WALL", "KernelTime", "NativeHook", "Profile", "profile_calls"]
 
+WALL, CPU = "wall", "cpu"  # clocks: of the world; of the calling thread, which stops with it
+_CLOCKS: dict[str, Callable[[], int]] = {WALL: time.perf_counter_ns, CPU: time.thread_time_ns}
 RUNTIME, CALL = "runtime", "call"  # kinds of rows that are no kernels
 
 Times = list[list[float]]  # for each row, the seconds of each round
@@ -66,6 +68,7 @@ class Profile:
     hook_seconds: float
     rounds: int
     threads: int
+    clock: str  # `wall`, or `cpu`: without the time in which other processes ran
     sizes: Mapping[str, int]
 
     @property
@@ -75,21 +78,21 @@ class Profile:
 
     @property
     def outside(self) -> float:
-        """The share of the time that is spent outside of kernels."""
+        """The share of the time outside of kernels, at most: the hook's noise is in it."""
         total = sum(row.seconds for row in self.rows)
         return sum(row.seconds for row in self.rows if not row.is_kernel) / total if total else 0.0
 
 
 class NativeHook:
-    """A C function for the virtual machine to call, which appends the clock to `ticks`."""
+    """A C function for the virtual machine to call, which appends a clock's time to `ticks`."""
 
     _signature = ctypes.CFUNCTYPE(
         ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p
     )  # TVM's: itself, arguments, how many, result; 0 is success
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.ticks: list[int] = []
-        ticks, clock = self.ticks, time.perf_counter_ns
+        ticks = self.ticks
 
         def tick(_self: int, _arguments: int, _count: int, _result: int) -> int:
             ticks.append(clock())
@@ -117,49 +120,56 @@ def profile_calls(
     run: Callable[[], object],
     manifest: Manifest,
     sizes: Mapping[str, int],
+    *,
     rounds: int,
     warmup: int,
+    cpu_time: bool = False,
 ) -> Profile:
     """Measure what `run`, which calls `module` once, spends on each kernel of the manifest.
 
     Raises:
-        InputError: the counts are no counts.
+        InputError: the counts are no counts, or CPU time is asked for, but threads share the work.
     """
     if rounds < 1 or warmup < 0:
         raise InputError(f"{rounds} rounds, {warmup} to warm up", hint="ask for 1 round or more")
+    if cpu_time and module.threads > 1:
+        raise InputError("CPU time is that of one thread, and this model runs on "
+                         f"{module.threads}", hint="load it with `threads=1`")  # fmt: skip
+    name = CPU if cpu_time else WALL
+    clock = _CLOCKS[name]
     for _ in range(warmup):
         run()
     names = _names(module, run)
     table = _in_order(names, manifest.report.get("kernel_table"))
-    hook, whole, ticks = NativeHook(), [], []
+    hook, whole, ticks = NativeHook(clock), [], []
     run()  # what the first call after a change costs belongs to nobody
     for _ in range(rounds):
-        whole.append(_seconds(run))
+        whole.append(_seconds(run, clock))
         hook.ticks.clear()
         with _watching(module, hook):
-            start = time.perf_counter_ns()
+            start = clock()
             run()
-            end = time.perf_counter_ns()
+            end = clock()
         ticks.append([start, *hook.ticks, end])
     cost = _hook_cost(names, ticks)
     times, totals = _split(names, set(table), ticks, cost)
-    rows = [_row(name, table.get(at), sizes, times[i])
-            for i, (at, name) in enumerate(_kernels(names, set(table)))]  # fmt: skip
+    rows = [_row(kernel, table.get(at), sizes, times[i])
+            for i, (at, kernel) in enumerate(_kernels(names, set(table)))]  # fmt: skip
     around = ((RUNTIME, RUNTIME, len(names) - len(rows)), (CALL, CALL, 1))
-    for (name, kind, calls), seconds in zip(around, times[len(rows) :], strict=True):
-        rows.append(KernelTime(name=name, kind=kind, calls=calls, seconds=median(seconds),
+    for (part, kind, calls), seconds in zip(around, times[len(rows) :], strict=True):
+        rows.append(KernelTime(name=part, kind=kind, calls=calls, seconds=median(seconds),
                                least=min(seconds)))  # fmt: skip
     return Profile(
         rows=tuple(rows), whole=median(whole), whole_least=min(whole),
         instrumented=median(totals), hook_seconds=cost, rounds=rounds, threads=module.threads,
-        sizes=dict(sizes),
+        clock=name, sizes=dict(sizes),
     )  # fmt: skip
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(run: Callable[[], object], clock: Callable[[], int]) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return (clock() - start) / 1e9
 
 
 @contextmanager

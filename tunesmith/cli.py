@@ -183,6 +183,9 @@ def _profile(
     least: Annotated[
         bool, typer.Option("--least", help="Show least times, not medians: for a busy machine.")
     ] = False,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", help="Leave out other processes; one thread only.")
+    ] = False,
     measure_again: Annotated[
         bool, typer.Option("--measure-again", help="Measure the peaks of this machine again.")
     ] = False,
@@ -192,7 +195,7 @@ def _profile(
     from tunesmith.cli_profile import profile_command
 
     profile_command(artifact, inputs, shape or [], dim or [], threads, rounds, by.value, least,
-                    measure_again, json)  # fmt: skip
+                    cpu_time, measure_again, json)  # fmt: skip
 
 
 @app.command("inspect")

@@ -29,6 +29,7 @@ def profile_command(
     rounds: int,
     by: str,
     least: bool,
+    cpu_time: bool,
     measure_again: bool,
     json: Path | None,
 ) -> None:
@@ -41,12 +42,12 @@ def profile_command(
     executable = load(artifact, threads=threads)
     sizes, feeds = _feeds(executable.manifest, inputs, wanted_shapes, wanted)
     peaks = _peaks(executable.threads, measure_again)
-    profile = executable.profile(feeds, rounds=rounds)
+    profile = executable.profile(feeds, rounds=rounds, cpu_time=cpu_time)
     groups = report_profile.group_rows(profile, peaks, by, least=least)
     if str(json) != "-":
         print_table(report_profile.HEAD, report_profile.table_rows(groups))
         out(f"{executable.manifest.name} at {report.sizes_text(sizes)}")
-        for line in report_profile.profile_lines(profile, peaks):
+        for line in report_profile.profile_lines(profile, peaks, groups):
             out(line)
     if (warning := report_profile.noise_of(profile)) is not None:
         note(f"warning: {warning}")
@@ -78,7 +79,7 @@ def _peaks(threads: int, again: bool) -> Peaks | None:
     from tunesmith.backends.measure import cache_file, measured_peaks
 
     if again or not cache_file().exists():
-        note("measuring the peaks of this machine, once: a few seconds")
+        note("measuring the peaks of this machine: a few seconds")
     try:
         peaks = measured_peaks(threads, refresh=again)
     except CompilerError as error:

@@ -31,6 +31,7 @@ class Group:
 
     name: str
     kind: str
+    is_kernel: bool
     calls: int
     seconds: float
     share: float
@@ -107,6 +108,7 @@ def _group(
     return Group(
         name=name,
         kind=rows[0].kind if len({row.kind for row in rows}) == 1 else "several",
+        is_kernel=rows[0].is_kernel,
         calls=sum(row.calls for row in rows),
         seconds=seconds,
         share=seconds / total if total else 0.0,
@@ -176,19 +178,21 @@ def _sources(names: Sequence[str]) -> str:
     return f"{text} +{more}" if more > 0 else text
 
 
-def profile_lines(profile: Profile, peaks: Peaks | None) -> list[str]:
+def profile_lines(profile: Profile, peaks: Peaks | None, groups: Sequence[Group]) -> list[str]:
     """What stands below the table: the call as a whole, and the peaks."""
-    kernels = sum(row.seconds for row in profile.kernels)
+    around = [group for group in groups if not group.is_kernel]
+    inside = sum(group.seconds for group in groups) - sum(group.seconds for group in around)
+    clock = "" if profile.clock == "wall" else f"  {profile.clock} time"
     lines = [
         f"whole call   median {profile.whole * 1e3:.3f} ms  min {profile.whole_least * 1e3:.3f}"
-        f"  n={profile.rounds}  threads {profile.threads}",
-        f"kernels      {kernels * 1e3:.3f} ms; outside of kernels {profile.outside:.1%} of the"
-        " call under the hook",
+        f"  n={profile.rounds}  threads {profile.threads}{clock}",
+        f"kernels      {inside * 1e3:.3f} ms; outside of them at most"
+        f" {sum(group.share for group in around):.1%}",
     ]
     if peaks is not None:
         lines.append(
             f"peaks        {peaks.gflops:.0f} GFLOP/s fp32  memory {peaks.memory_gbs:.1f} GB/s"
-            f"  l2 {peaks.l2_gbs:.0f} GB/s  (measured, {peaks.threads} threads)"
+            f"  l2 {peaks.l2_gbs:.0f} GB/s  (measured, threads {peaks.threads})"
         )
     return lines
 
@@ -198,10 +202,10 @@ def noise_of(profile: Profile) -> str | None:
     ratio = profile.whole / profile.whole_least if profile.whole_least else 1.0
     if ratio < _NOISY:
         return None
-    return (
-        f"the median call took {ratio:.2f} times the quickest: other work uses this machine;"
-        " `--least` shows the least times"
-    )
+    way = "`--cpu-time` leaves it out" if profile.threads == 1 else "`--least` shows least times"
+    if profile.clock == "cpu":
+        way = "caches are shared even so"
+    return f"the median call took {ratio:.2f} times the quickest: other work runs here; {way}"
 
 
 def profile_json(
@@ -216,6 +220,7 @@ def profile_json(
         "hook_us": profile.hook_seconds * 1e6,
         "rounds": profile.rounds,
         "threads": profile.threads,
+        "clock": profile.clock,
         "sizes": dict(profile.sizes),
         "peaks": None if peaks is None else asdict(peaks),
         "groups": [_group_json(group) for group in groups],

@@ -14,7 +14,8 @@ from tunesmith.cli_values import parse_dims, parse_shapes
 from .conftest import Cli
 
 COMMANDS = (
-    "compile", "run", "verify", "bench", "profile", "inspect", "opt", "passes", "targets", "demo", "doctor",
+    "compile", "run", "verify", "bench", "profile", "inspect", "opt", "passes", "targets", "demo",
+    "doctor",
 )  # fmt: skip
 
 

@@ -132,11 +132,28 @@ def _not_zero(y: Prim) -> Prim:
 
 
 def _float_modulo(x: Prim, y: Prim) -> Prim:
-    """The remainder of the C library, moved to the sign of `y`; exact, unlike `x - y * floor`."""
-    zero = tirx.const(0.0, y.ty.dtype)
-    rest = T.Bind(tirx.fmod(x, y))
-    other = tirx.any(tirx.all(rest < zero, y > zero), tirx.all(rest > zero, y < zero))
-    return tirx.Select(other, rest + y, rest)
+    """`x - y * floor(x / y)` in f64, where it is exact for f32 up to quotients of 2^29."""
+    narrow = str(x.ty.dtype) != "float64"
+    a, b = (T.Bind(v.astype("float64")) if narrow else v for v in (x, y))
+    zero, infinity = tirx.const(0.0, "float64"), tirx.const(float("inf"), "float64")
+    rest = T.Bind(a - tirx.floor(a / b) * b)
+    opposite = tirx.any(tirx.all(rest < zero, b > zero), tirx.all(rest > zero, b < zero))
+    rest = tirx.Select(opposite, rest + b, rest)  # the quotient was rounded up to an integer
+    ends = tirx.any(tirx.EQ(b, infinity), tirx.EQ(b, -infinity))
+    inside = tirx.all(a < infinity, a > -infinity)
+    same = tirx.any(tirx.EQ(a, zero), tirx.EQ(a > zero, b > zero))
+    rest = tirx.Select(tirx.all(ends, inside), tirx.Select(same, a, b), rest)
+    return rest.astype(x.ty.dtype) if narrow else rest
+
+
+def _round(x: Prim) -> Prim:
+    """To the nearest, ties to even, by `floor`: TVM makes no vector of `nearbyint`."""
+    half, one, two = (tirx.const(v, x.ty.dtype) for v in (0.5, 1.0, 2.0))
+    low = T.Bind(tirx.floor(x))
+    rest = T.Bind(x - low)
+    even = tirx.EQ(tirx.floor(low / two) * two, low)
+    up = tirx.any(rest > half, tirx.all(tirx.EQ(rest, half), tirx.Not(even)))
+    return tirx.Select(up, low + one, low)
 
 
 def _subtract(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
@@ -162,8 +179,11 @@ def _abs(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute])
 
 def _sign(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
     zero, one = immediate(0, types[0]), immediate(1, types[0])
-    negative = zero if _is_unsigned(types[0]) else immediate(-1, types[0])
-    sign = tirx.Select(xs[0] > zero, one, tirx.Select(xs[0] < zero, negative, zero))
+    if _is_unsigned(types[0]):
+        return tirx.Select(tirx.EQ(xs[0], zero), zero, one)
+    sign = tirx.Select(
+        xs[0] > zero, one, tirx.Select(xs[0] < zero, immediate(-1, types[0]), zero)
+    )
     return tirx.Select(tirx.NE(xs[0], xs[0]), xs[0], sign) if types[0].is_float else sign
 
 
@@ -182,21 +202,27 @@ def _power(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute
 
 
 def _integer_power(x: Prim, y: Prim, dtype: DType) -> Prim:
-    """By squaring, bit by bit of the exponent, so that products wrap as they do elsewhere."""
+    """By squaring, bit by bit of the exponent, so that products wrap as they do elsewhere.
+
+    In unsigned numbers: TVM takes signed ones for indices, and looks through all variables.
+    """
     zero, one = immediate(0, dtype), immediate(1, dtype)
+    plain = TVM_DTYPE[dtype]
+    field = plain if plain.startswith("u") else f"u{plain}"
     known = int(y.value) if isinstance(y, tirx.IntImm) else None
     signed = not _is_unsigned(dtype)
     bits = 8 * dtype.bytes - signed if known is None else max(known, 0).bit_length()
-    result, square = one, x
+    result, square = tirx.const(1, field), T.Bind(x.astype(field))
     for bit in range(bits):
         product = result * square
         if known is None:
-            chosen = tirx.bitwise_and(y >> immediate(bit, dtype), one)
-            product = tirx.Select(tirx.NE(chosen, zero), product, result)
+            mask = immediate(1 << bit, dtype)
+            product = tirx.Select(tirx.EQ(tirx.bitwise_and(y, mask), zero), result, product)
         elif not known >> bit & 1:
             product = result
         result = T.Bind(product)
         square = T.Bind(square * square) if bit + 1 < bits else square
+    result = result.astype(plain)
     if not signed or (known is not None and known >= 0):
         return result
     flipped = tirx.Select(tirx.EQ(tirx.bitwise_and(y, one), zero), one, x)
@@ -235,7 +261,7 @@ _NUMERIC: dict[str, Rule] = {
     "cos": _real(tirx.cos, tirx.cos),
     "floor": _real(tirx.floor, tirx.floor),
     "ceil": _real(tirx.ceil, tirx.ceil),
-    "round": _real(tirx.nearbyint, tirx.nearbyint),
+    "round": _real(_round, _round),
     "add": _pair(lambda x, y: x + y),
     "sub": _subtract,
     "mul": _pair(lambda x, y: x * y),

@@ -24,7 +24,8 @@ from tvm.tirx.script import builder as T
 
 from . import emit
 from .emit import Dim
-from .window import Plane, Window
+from .gather import Panels, Planes, Shape, Source
+from .window import Window
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
@@ -59,34 +60,84 @@ class ConvKnobs:
     odd: bool = False  # a panel has one more pixel, whose sums lie side by side by channel
     unroll_k: int = 4  # steps of K in the innermost loop
     panel_k: int = 512  # steps of K that are summed before they are added to the result
+    panels: int = 4  # panels of pixels that one task gathers
+    rows: int = 0  # rows of the result that one task gathers as planes; 0 for panels
 
 
 def default(work: ConvWork, machine: Machine) -> ConvKnobs:
-    """Fill the registers with sums.
+    """Fill the registers with sums, and gather what is cheaper: panels or planes.
 
     A step of a tile of `o` channels and `v` vectors is `o * v` multiplications against `v` loads
     and `o` broadcasts, so 8x3 of 32 registers and 4x3 of 16 are bound by arithmetic. Few channels
     leave registers for more vectors. Where images are 7x7, 14x14 or 28x28, multiples of 49 pixels,
-    a panel of 49 leaves no vector half empty.
+    a panel of 49 leaves no vector half empty; of one to three pixels each is computed alone.
+    Half of the second cache holds what is gathered.
     """
     lanes = emit.lanes_of(machine)
-    tallest = 8 if machine.vector_registers >= 32 else 4
-    tile_o = tallest
+    tile_o = 8 if machine.vector_registers >= 32 else 4
     while tile_o // 2 >= work.out:
         tile_o //= 2
-    budget = machine.vector_registers * 3 // 4
-    vectors = min(8, budget // tile_o)
+    vectors = min(8, machine.vector_registers * 3 // 4 // tile_o)
     pixels = emit.static(work.window.pixels)
-    width = vectors * lanes
     odd = False
     if pixels is not None:
-        while vectors > 1 and (vectors - 1) * lanes >= pixels:
-            vectors -= 1
-        width = vectors * lanes
-        odd = tile_o > 1 and pixels % (width + 1) == 0 and pixels % lanes != 0
+        vectors = min(vectors, -(-pixels // lanes))
+        if pixels < min(4, lanes):
+            vectors, odd = 0, True
+        elif tile_o > 1 and pixels % lanes and pixels % (vectors * lanes + 1) == 0:
+            odd = True
+    width = vectors * lanes + odd
+    room = machine.l2_bytes // 2 // emit.FLOAT_BYTES
+    panels = max(1, min(room // (work.depth * width), MOST_PIXELS // width))
+    if pixels is not None:
+        count = -(-pixels // width)
+        blocks = -(-count // panels)
+        blocks = -(-blocks // machine.cores) * machine.cores if blocks > 1 else 1
+        panels = -(-count // min(blocks, count))
     return ConvKnobs(
-        tile_o=tile_o, vectors=vectors, odd=odd, panel_k=1024 if work.depth <= 1024 else 512
+        tile_o=tile_o,
+        vectors=vectors,
+        odd=odd,
+        panel_k=1024 if work.depth <= 1024 else 512,
+        panels=panels,
+        rows=0 if odd else _plane_rows(work, vectors * lanes, lanes, room),
     )
+
+
+MOST_PIXELS = 384  # of a block: its sums, of one tile of channels, stay in the first cache
+
+
+def _plane_rows(work: ConvWork, width: int, lanes: int, room: int) -> int:
+    """Rows of a block of planes, or 0 if unrolled windows cost less.
+
+    Planes compute the places between rows, whole vectors, and rows twice where blocks overlap;
+    and they copy what lies over the edge of a block. Unrolling copies every window, for which all
+    channels of the result pay once: measured, as much as 16 of them cost.
+    """
+    window = work.window
+    sizes = [emit.static(d) for d in (*window.out, window.image[0], window.image[1])]
+    if window.pointwise or None in sizes:
+        return 0
+    height, out_width, _, image_width = (d for d in sizes if d is not None)
+    stride = window.strides[1]
+    columns = -(-(image_width + window.low[1] + window.high[1]) // stride)
+    phases = len(window.phases(0)) * len(window.phases(1))
+    reach = max(map(window.reach, window.phases(0)))
+
+    def cost(rows: int) -> float:
+        vectors = -(-((rows - 1) * columns + out_width) // lanes)
+        computed = vectors * lanes * -(-height // rows) / (height * out_width)
+        return computed + 2.0 * (rows + reach) / rows / work.out
+
+    fits = [
+        rows
+        for rows in range(1, height + 1)
+        if rows * columns <= 2 * MOST_PIXELS
+        and work.inner * phases * (rows + reach) * columns <= room
+    ]
+    best = min(fits, key=cost, default=0)
+    unrolled = 1.0 + 16.0 / work.out
+    return best if best and cost(best) < unrolled else 0
 
 
 def packed_shape(work: ConvWork, knobs: ConvKnobs) -> tuple[int, int, int]:
@@ -126,17 +177,6 @@ def emit_conv(
 
 
 @dataclass(frozen=True)
-class _Panel:
-    """What a task has gathered: `vectors` vectors of pixels from `first` on, and one more."""
-
-    first: Expr
-    vectors: int
-    lanes: int
-    pixels: Callable[[Expr, int], Expr]  # vector `v` of step `k`
-    single: Callable[[Expr], Expr] | None  # the pixel after them
-
-
-@dataclass(frozen=True)
 class _Conv:
     """What every part of one convolution needs to know."""
 
@@ -155,337 +195,248 @@ class _Conv:
         """Tiles of channels of one group."""
         return -(-self.work.out // self.knobs.tile_o)
 
-    def run(self) -> None:
-        """Choose by the number of pixels, which may be known at run time only."""
-        pixels = emit.static(self.work.window.pixels)
-        if pixels is not None:
-            self.all_pixels(pixels, self._fitting(pixels))
-            return
-        count = T.Bind(emit.index(self.work.window.pixels))
-        emit.branch(
-            count >= self.lanes,
-            partial(self.all_pixels, count, self.lanes),
-            partial(self.all_pixels, count, 1),
+    @property
+    def shape(self) -> Shape:
+        """A panel in registers."""
+        knobs = self.knobs
+        return Shape(
+            inner=self.work.inner,
+            window=self.work.window,
+            lanes=self.lanes,
+            vectors=knobs.vectors,
+            odd=knobs.odd,
+            unroll=knobs.unroll_k,
         )
 
-    def _fitting(self, pixels: int) -> int:
-        """The widest vector that is not wider than the image, or as wide as the tile of channels.
-
-        Of fewer pixels than channels in a tile each is computed alone, with a vector of channels.
-        """
-        lanes = self.lanes
-        while lanes > pixels:
-            lanes //= 2
-        return lanes if lanes >= min(4, self.lanes) else 1
-
-    def all_pixels(self, pixels: Dim, lanes: int) -> None:
-        """Cover the pixels of every image by panels; the last one may be narrower."""
-        knobs = self.knobs
-        if lanes == 1:
-            self.panels(pixels, 1, 0, 1, odd=True)
-            return
-        known = emit.static(pixels)
-        vectors, odd = knobs.vectors, knobs.odd and lanes == self.lanes
-        if known is not None:
-            vectors = min(vectors, -(-known // lanes))
-        self.panels(pixels, lanes, vectors, vectors * lanes + odd, odd=odd)
-
-    def panels(self, pixels: Dim, lanes: int, vectors: int, width: int, *, odd: bool) -> None:
-        """Tasks: an image, a group, a panel of pixels, and a part of the channels."""
-        panels = emit.ceil_div(pixels, width)
-        groups = self.work.groups
-        total = emit.index(self.batch) * emit.index(panels) * groups
-        known = emit.static(total)
-        parts: Dim = 1
-        if self.cores > 1 and self.tiles > 1:
-            limit = min(self.cores, self.tiles)
-            if known is None:
-                few = total < 4 * self.cores
-                parts = T.Bind(T.Select(few, emit.index(limit), emit.index(1)))
-            elif known < 8 * self.cores and known % self.cores:
-                parts = limit
+    def run(self) -> None:
+        """Tasks: an image, a group, a block of pixels, and a part of the channels."""
+        knobs, groups = self.knobs, self.work.groups
+        pixels = self.work.window.pixels
+        if knobs.rows:
+            blocks = emit.ceil_div(self.work.window.out[0], knobs.rows)
+        else:
+            blocks = emit.ceil_div(pixels, self.shape.width * knobs.panels)
+        total = emit.index(self.batch) * emit.index(blocks) * groups
+        parts = self._parts(total)
         each = (
             emit.ceil_div(self.tiles, parts)
             if isinstance(parts, int)
             else T.Bind((parts + (self.tiles - 1)) // parts)
         )
         with emit.loop(total * emit.index(parts), parallel=self.parallel) as task:
-            part, rest = self._split(task, parts)
-            panel, rest = self._split(rest, panels)
-            group, image = self._split(rest, groups)
+            part, rest = _split(task, parts)
+            block, rest = _split(rest, blocks)
+            group, image = _split(rest, groups)
             low = T.Bind(part * each)
             high = T.Bind(T.min(low + each, emit.index(self.tiles)))
-            inside = partial(self.panel, image, group, low, high)
-            self._choose(inside, panel, panels, pixels, lanes, vectors, width, odd)
+            if knobs.rows:
+                self.rows(image, group, low, high, block)
+            else:
+                self.pixels(image, group, low, high, block, pixels)
 
-    @staticmethod
-    def _split(value: Expr, size: Dim) -> tuple[Expr, Expr]:
-        if emit.static(size) == 1:
-            return emit.index(0), value
-        return T.Bind(value % emit.index(size)), T.Bind(value // emit.index(size))
-
-    def _choose(
-        self,
-        inside: Callable[[Expr, Dim, int, int, bool], None],
-        panel: Expr,
-        panels: Dim,
-        pixels: Dim,
-        lanes: int,
-        vectors: int,
-        width: int,
-        odd: bool,
-    ) -> None:
-        """Give each panel its width: the last one needs fewer vectors, if that is known now."""
-        known, first = emit.static(pixels), panel * width
+    def _parts(self, total: Expr) -> Dim:
+        """In how many parts the channels are shared out: too few blocks leave threads idle."""
+        limit, known = min(self.cores, self.tiles), emit.static(total)
+        if limit == 1:
+            return 1
         if known is None:
-            if vectors == 0:
-                inside(first, 1, lanes, 0, odd)
-                return
-            count = emit.index(pixels)
+            few = total < 4 * self.cores
+            return T.Bind(T.Select(few, emit.index(limit), emit.index(1)))
+        return limit if known < 8 * self.cores and known % self.cores else 1
 
-            def last(some: int) -> None:
-                """As few vectors as cover the rest; whole panels are what is most frequent."""
-                start = T.Bind(T.max(emit.index(0), T.min(first, count - some * lanes)))
-                reach = some * lanes
-                here = partial(inside, start, T.min(emit.index(reach), count), lanes, some, False)
-                if some == vectors:
-                    more = partial(last, 1)
-                    if vectors > 1:
-                        emit.branch(count - first > (some - 1) * lanes, here, more)
-                    else:
-                        here()
-                elif some == vectors - 1:
-                    here()
-                else:
-                    emit.branch(count - first <= some * lanes, here, partial(last, some + 1))
+    def element(self, image: Expr, group: Expr, channel: Expr, y: Expr, x: Expr) -> Expr:
+        """An element of the image, its channel counted within the group."""
+        return self.load(image, group * self.work.inner + channel, y, x)
 
-            last(vectors)
-            return
-        rest = known % width
-        if not rest:
-            inside(first, width, lanes, vectors, odd)
-            return
-        some = -(-rest // lanes)
-        reach = min(known, some * lanes)
-        tail = partial(inside, emit.index(known - reach), reach, lanes, some, False)
-        if known < width:
-            tail()
-            return
-        body = partial(inside, first, width, lanes, vectors, odd)
-        emit.branch(panel < emit.index(panels) - 1, body, tail)
+    def pixels(
+        self, image: Expr, group: Expr, low: Expr, high: Expr, block: Expr, pixels: Dim
+    ) -> None:
+        """One block as panels of neighbouring pixels, rows one behind the other."""
+        shape, known = self.shape, emit.static(pixels)
+        most = shape.width * self.knobs.panels
+        first = T.Bind(block * most)
+        count: Dim = most
+        if known is None or known % most:
+            count = emit.minimum(most, emit.index(pixels) - first)
+            count = count if emit.static(count) is not None else T.Bind(count)
+        if known is not None and known <= most:
+            count = known
+        source = Panels(shape, self.knobs.panels)
+        source.gather(partial(self.element, image, group), first, count)
 
-    def panel(
+        def write(o: Expr, read: Callable[[Expr], Expr]) -> None:
+            def put(x: Expr) -> None:
+                self.store(image, o, first + x, read(x))
+
+            _run(count, self.lanes, put)
+
+        self.tiles_over(source, group, low, high, count, most, write)
+
+    def rows(self, image: Expr, group: Expr, low: Expr, high: Expr, block: Expr) -> None:
+        """One block as planes; the last overlaps the one before it."""
+        window, rows = self.work.window, self.knobs.rows
+        height, width = window.out
+        first = T.Bind(T.min(block * rows, emit.index(height) - rows))
+        source = Planes(self.shape, rows)
+        source.gather(partial(self.element, image, group), first)
+        count = (rows - 1) * source.columns + (emit.static(width) or 0)
+
+        def write(o: Expr, read: Callable[[Expr], Expr]) -> None:
+            with emit.loop(rows) as row:
+                pixel = T.Bind((first + row) * width)
+                place = T.Bind(row * source.columns)
+
+                def put(x: Expr) -> None:
+                    self.store(image, o, pixel + x, read(place + x))
+
+                _run(width, self.lanes, put)
+
+        self.tiles_over(source, group, low, high, count, count, write)
+
+    def tiles_over(
         self,
-        image: Expr,
+        source: Source,
         group: Expr,
         low: Expr,
         high: Expr,
-        first: Expr,
-        width: Dim,
-        lanes: int,
-        vectors: int,
-        odd: bool,
+        count: Dim,
+        most: int,
+        write: Callable[[Expr, Callable[[Expr], Expr]], None],
     ) -> None:
-        """Gather one panel, then let all tiles of channels pass over it."""
-        gathered = self.gather(image, group, T.Bind(first), width, lanes, vectors, odd)
-        tile_o = self.knobs.tile_o
-        tile = T.alloc_buffer((tile_o * max(vectors, 1) * lanes,), "float32")
-        extra = T.alloc_buffer((tile_o,), "float32")
-        room = emit.index(width) - lanes
-        starts = [emit.index(v * lanes) for v in range(vectors)]
-        if emit.static(width) is None or width < vectors * lanes:
-            starts[1:] = [T.Bind(T.min(start, room)) for start in starts[1:]]
+        """Let each tile of channels pass over all panels of the block, then store its results."""
+        tile_o, width = self.knobs.tile_o, source.shape.width
+        pitch = -(-most // width) * width + self.lanes
+        sums = T.alloc_buffer((tile_o * pitch,), "float32")
         with emit.loop(high - low) as step:
             number = T.Bind(low + step)
-            row = T.Bind(group * self.tiles + number)
-            self.tile(gathered, starts, row, tile, extra)
-            count = self.work.out - number * tile_o
-            if self.work.out % tile_o == 0:
-                count = emit.index(tile_o)
-            with emit.loop(T.min(emit.index(tile_o), count)) as i:
+            tile = T.Bind(group * self.tiles + number)
+            self.panels(source, tile, count, sums, pitch)
+            valid = emit.index(tile_o)
+            if self.work.out % tile_o:
+                valid = T.min(valid, self.work.out - number * tile_o)
+            with emit.loop(valid) as i:
                 o = T.Bind(group * self.work.out + number * tile_o + i)
-                for v, start in enumerate(starts):
-                    with emit.vector_loop(lanes) as lane:
-                        value = tile[(i * vectors + v) * lanes + lane]
-                        self.store(image, o, gathered.first + start + lane, value)
-                if odd:
-                    self.store(image, o, gathered.first + vectors * lanes, extra[i])
+                start = T.Bind(i * pitch)
+                write(o, lambda x: sums[start + x])
 
-    def gather(
-        self,
-        image: Expr,
-        group: Expr,
-        first: Expr,
-        width: Dim,
-        lanes: int,
-        vectors: int,
-        odd: bool,
-    ) -> _Panel:
-        """Copy what `width` pixels from `first` on read into `[K, vectors * lanes]`."""
-        work, window = self.work, self.work.window
-        pitch = vectors * lanes
-        panel = T.alloc_buffer((work.depth * pitch + lanes,), "float32")
-        singles = T.alloc_buffer((work.depth,), "float32")
-        wide: Dim = emit.index(width) - 1 if odd else width
-        taps = window.kernel[0] * window.kernel[1]
-
-        def element(channel: Expr, y: Expr, x: Expr) -> Expr:
-            return self.load(image, group * work.inner + channel, y, x)
-
-        if window.pointwise:
-            self._pointwise(element, first, panel, singles, wide, pitch, lanes, odd)
-        else:
-            out_width = emit.index(window.out[1])
-            top = T.Bind(first // out_width)
-            bottom = T.Bind((first + (emit.index(width) - 1)) // out_width)
-            plane = Plane(window, self._most_rows(width), self.lanes)
-            plane.clear()
-            with emit.loop(work.inner) as channel:
-                plane.copy(partial(element, channel), top, bottom - top + 1)
-                with emit.loop(window.kernel[0]) as ky:
-                    for kx in range(window.kernel[1]):
-                        k = T.Bind(channel * taps + ky * window.kernel[1] + kx)
-                        if pitch:
-                            self._segments(plane, panel, k * pitch, ky, kx, first, wide, top, lanes)
-                        if odd:
-                            last = T.Bind(first + pitch)
-                            row = T.Bind(last // out_width)
-                            at = plane.at(row - top, ky, kx) + (last - row * out_width)
-                            T.buffer_store(singles, plane.buffer[at], [k])
-        return _Panel(
-            first,
-            vectors,
-            lanes,
-            lambda k, start: emit.load(panel, k * pitch + start, lanes),
-            (lambda k: singles[k]) if odd else None,
-        )
-
-    def _pointwise(
-        self,
-        element: Callable[[Expr, Expr, Expr], Expr],
-        first: Expr,
-        panel: Buffer,
-        singles: Buffer,
-        wide: Dim,
-        pitch: int,
-        lanes: int,
-        odd: bool,
-    ) -> None:
-        """Neighbouring pixels lie side by side; the image is one row of pixels."""
-        none = emit.index(0)
-        with emit.loop(self.work.inner) as k:
-            for v in range(pitch // lanes if pitch else 0):
-                start = emit.index(v * lanes)
-                if not (odd or (emit.static(wide) or 0) >= (v + 1) * lanes):
-                    start = T.min(start, emit.index(wide) - lanes)
-                with emit.vector_loop(lanes) as lane:
-                    value = element(k, none, first + start + lane)
-                    T.buffer_store(panel, value, [k * pitch + start + lane])
-            if odd:
-                T.buffer_store(singles, element(k, none, first + pitch), [k])
-
-    def _most_rows(self, width: Dim) -> Dim:
-        """Rows of the result that `width` pixels can lie in."""
-        columns, most = emit.static(self.work.window.out[1]), self.knobs.vectors * self.lanes + 1
-        known = emit.static(width)
-        most = most if known is None else known
-        if columns is not None:
-            rows = (most - 2) // columns + 2
-            height = emit.static(self.work.window.out[0])
-            return rows if height is None else min(rows, height)
-        span = emit.index(self.work.window.out[1])
-        return T.Bind((most - 2) // span + 2) if most > 1 else 1
-
-    def _segments(
-        self,
-        plane: Plane,
-        panel: Buffer,
-        base: Expr,
-        ky: Expr,
-        kx: int,
-        first: Expr,
-        wide: Dim,
-        top: Expr,
-        lanes: int,
-    ) -> None:
-        """Copy the pixels of each row; a vector may reach into what is copied after it."""
-        columns = emit.index(self.work.window.out[1])
-        end = first + emit.index(wide)
-        last = T.Bind((end - 1) // columns)
-        with emit.loop(last - top + 1) as row:
-            begin = T.Bind(T.max((top + row) * columns, first))
-            stop = T.Bind(T.min((top + row + 1) * columns, end))
-            source = T.Bind(plane.at(row, ky, kx) + begin - (top + row) * columns)
-            target = T.Bind(base + begin - first)
-            with emit.loop((stop - begin + (lanes - 1)) // lanes) as block:
-                value = emit.load(plane.buffer, source + block * lanes, lanes)
-                emit.save(panel, target + block * lanes, lanes, value)
-
-    def tile(
-        self, panel: _Panel, starts: list[Expr], row: Expr, tile: Buffer, extra: Buffer
-    ) -> None:
-        """Sum one tile over all of K, a panel of `panel_k` at a time."""
-        depth, unroll = self.work.depth, min(self.knobs.unroll_k, self.work.depth)
-        panels = -(-depth // self.knobs.panel_k)
-        each = -(-depth // (panels * unroll)) * unroll
-        panels = -(-depth // each)
-        if panels == 1:
-            self.steps(panel, starts, row, emit.index(0), depth, tile, extra, add=False)
+    def panels(self, source: Source, tile: Expr, count: Dim, sums: Buffer, pitch: int) -> None:
+        """Whole panels, then one that has as many vectors as pixels are left for."""
+        shape = source.shape
+        known, width = emit.static(count), shape.width
+        whole = known // width if known is not None else T.Bind(count // width)
+        if known is None or known >= width:
+            with emit.loop(whole) as panel:
+                self.depth(source, tile, panel, shape.vectors, sums, pitch)
+        if known is not None:
+            vectors = -(-(known % width) // self.lanes)
+            if vectors:
+                self.depth(source, tile, emit.index(known // width), vectors, sums, pitch)
             return
-        self.steps(panel, starts, row, emit.index(0), each, tile, extra, add=False)
-        with emit.loop(panels - 1) as p:
-            k0 = T.Bind((p + 1) * each)
-            count = each if depth % each == 0 else T.Bind(T.min(depth - k0, emit.index(each)))
-            self.steps(panel, starts, row, k0, count, tile, extra, add=True)
+        rest = T.Bind(count - whole * width)
+        for vectors in range(1, shape.vectors + 1):
+            low, high = (vectors - 1) * self.lanes, vectors * self.lanes
+            needed = T.And(rest > low, rest <= high)
+            last = partial(self.depth, source, tile, whole, vectors, sums, pitch)
+            emit.branch_if(needed, last)
+
+    def depth(
+        self, source: Source, tile: Expr, panel: Expr, vectors: int, sums: Buffer, pitch: int
+    ) -> None:
+        """Sum one tile over all of K, some steps at a time."""
+        some = max(1, self.knobs.panel_k // source.unit)
+        parts = -(-source.units // some)
+        unroll = min(self.knobs.unroll_k, source.units) if source.unit == 1 else 1
+        each = -(-source.units // (parts * unroll)) * unroll
+        parts = -(-source.units // each)
+        place = T.Bind(panel * source.shape.width)
+        add = partial(self.steps, source, tile, panel, vectors, sums, pitch, place)
+        add(emit.index(0), min(each, source.units), False)
+        if parts == 1:
+            return
+        with emit.loop(parts - 1) as part:
+            first = T.Bind((part + 1) * each)
+            count: Dim = each
+            if source.units % each:
+                count = T.Bind(T.min(source.units - first, emit.index(each)))
+            add(first, count, True)
 
     def steps(
         self,
-        panel: _Panel,
-        starts: list[Expr],
-        row: Expr,
-        k0: Expr,
+        source: Source,
+        tile: Expr,
+        panel: Expr,
+        vectors: int,
+        sums: Buffer,
+        pitch: int,
+        place: Expr,
+        first: Expr,
         count: Dim,
-        tile: Buffer,
-        extra: Buffer,
-        *,
         add: bool,
     ) -> None:
-        """Sum `count` steps of K in registers, then store them or add them to what is there."""
-        tile_o, vectors, lanes = self.knobs.tile_o, panel.vectors, panel.lanes
-        unroll = min(self.knobs.unroll_k, self.work.depth)
-        sets = 1 if vectors else unroll
-        sums = emit.registers(tile_o * vectors, lanes)
-        emit.fill(sums, lanes, 0.0)
-        odd = emit.registers(sets, tile_o) if panel.single else []
-        emit.fill(odd, tile_o, 0.0)
+        """Sum some steps in registers, then store them or add them to what is there."""
+        tile_o, lanes = self.knobs.tile_o, self.lanes
+        odd = source.shape.odd and vectors == source.shape.vectors
+        sets = 1 if vectors else min(self.knobs.unroll_k, source.units)
+        totals = emit.registers(tile_o * vectors, lanes)
+        emit.fill(totals, lanes, 0.0)
+        singles = emit.registers(sets if odd else 0, tile_o)
+        emit.fill(singles, tile_o, 0.0)
 
-        def step(k: Expr, u: int) -> None:
-            pixels = [T.Bind(panel.pixels(k, start)) for start in starts]
+        def product(k: Expr, pixels: list[Expr], single: Expr | None, number: int) -> None:
             for i in range(tile_o if vectors else 0):
-                left = T.Bind(emit.splat(self.weight[row, k, i], lanes))
+                left = T.Bind(emit.splat(self.weight[tile, k, i], lanes))
                 for v, right in enumerate(pixels):
-                    total = sums[i * vectors + v]
+                    total = totals[i * vectors + v]
                     emit.save(total, 0, lanes, emit.load(total, 0, lanes) + left * right)
-            if panel.single is not None:
-                total = odd[u % sets]
-                pixel = emit.splat(panel.single(k), tile_o)
-                weights = self.weight[row, k, emit.lanes_at(0, tile_o)]
-                emit.save(total, 0, tile_o, emit.load(total, 0, tile_o) + pixel * weights)
+            if odd and single is not None:
+                total = singles[number % sets]
+                weights = self.weight[tile, k, emit.lanes_at(0, tile_o)]
+                value = emit.load(total, 0, tile_o) + emit.splat(single, tile_o) * weights
+                emit.save(total, 0, tile_o, value)
 
-        whole = count // unroll
-        with emit.loop(whole) as block:
-            for u in range(unroll):
-                step(T.Bind(k0 + block * unroll + u), u)
-        if emit.static(count) is None or emit.static(count) % unroll:  # type: ignore[operator]
-            with emit.loop(emit.index(count) - whole * unroll) as rest:
-                step(T.Bind(k0 + whole * unroll + rest), 0)
-        for n, register in enumerate(sums):
-            value = emit.load(register, 0, lanes)
-            value = emit.load(tile, n * lanes, lanes) + value if add else value
-            emit.save(tile, n * lanes, lanes, value)
+        source.sweep(panel, vectors, first, count, product)
+        for n, total in enumerate(totals):
+            at = place + (n // vectors * pitch + n % vectors * lanes)
+            value = emit.load(total, 0, lanes)
+            emit.save(sums, at, lanes, emit.load(sums, at, lanes) + value if add else value)
         if odd:
-            value = emit.load(odd[0], 0, tile_o)
-            for some in odd[1:]:
-                value = value + emit.load(some, 0, tile_o)
-            value = emit.load(extra, 0, tile_o) + value if add else value
-            emit.save(extra, 0, tile_o, value)
+            for total in singles[1:]:
+                value = emit.load(singles[0], 0, tile_o) + emit.load(total, 0, tile_o)
+                emit.save(singles[0], 0, tile_o, value)
+            for i in range(tile_o):
+                at = place + (i * pitch + vectors * lanes)
+                value = singles[0][emit.index(i)]
+                T.buffer_store(sums, sums[at] + value if add else value, [at])
+
+
+def _split(value: Expr, size: Dim) -> tuple[Expr, Expr]:
+    """The last of the numbers that a task stands for, and what is before it."""
+    if emit.static(size) == 1:
+        return emit.index(0), value
+    return T.Bind(value % emit.index(size)), T.Bind(value // emit.index(size))
+
+
+def _run(count: Dim, lanes: int, put: Callable[[Expr], None]) -> None:
+    """Do something for neighbours in whole vectors, the last of which overlaps the one before."""
+    known = emit.static(count)
+
+    def vectors() -> None:
+        with emit.loop(emit.ceil_div(count, lanes)) as block:
+            start = T.Bind(T.min(block * lanes, emit.index(count) - lanes))
+            with emit.vector_loop(lanes) as lane:
+                put(start + lane)
+
+    def singly() -> None:
+        if known is not None and known > 1:
+            with emit.vector_loop(known) as lane:
+                put(lane)
+            return
+        with emit.loop(count) as x:
+            put(x)
+
+    if known is None:
+        emit.branch(emit.index(count) >= lanes, vectors, singly)
+    elif known >= lanes:
+        vectors()
+    else:
+        singly()

@@ -128,12 +128,13 @@ def _row(
         emit.save(total, 0, lanes, emit.splat(fold.start, lanes))
 
         def tap(ky: Dim, kx: int, weight: Expr | None) -> None:
-            value = T.Bind(emit.load(plane.buffer, plane.at(row, ky, kx) + x, lanes))
+            at = row * plane.columns + plane.at(ky, kx) + x
+            value = T.Bind(emit.load(plane.buffer, at, lanes))
             so_far = T.Bind(emit.load(total, 0, lanes))
             factor = value if weight is None else emit.splat(weight, lanes)
             emit.save(total, 0, lanes, fold.update(so_far, value, factor))
 
-        if weights or window.kernel[0] * window.kernel[1] <= 25:
+        if weights or plane.needs_known_rows or window.kernel[0] * window.kernel[1] <= 25:
             for ky in range(window.kernel[0]):
                 for kx in range(window.kernel[1]):
                     tap(ky, kx, weights[ky * window.kernel[1] + kx] if weights else None)

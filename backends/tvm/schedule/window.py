@@ -55,44 +55,52 @@ class Window:
             return rows * columns
         return emit.index(self.out[0]) * emit.index(self.out[1])
 
-    @property
-    def row_step(self) -> int:
-        """Rows of a plane between two rows of the result: what nobody reads is not copied."""
-        return 1 if self.kernel[0] == 1 else self.strides[0]
+    def phases(self, axis: int) -> list[int]:
+        """The phases of an axis that windows read; strides jump over the others."""
+        stride, dilation = self.strides[axis], self.dilations[axis]
+        return sorted({k * dilation % stride for k in range(self.kernel[axis])})
 
-    def rows(self, count: Dim) -> Dim:
-        """Rows of a plane that `count` rows of the result read."""
-        reach = (self.kernel[0] - 1) * self.dilations[0] + 1
-        known = emit.static(count)
-        if known is not None:
-            return (known - 1) * self.row_step + reach
-        return (emit.index(count) - 1) * self.row_step + reach
-
-    @property
-    def phases(self) -> list[int]:
-        """The phases of a row that are read."""
-        return sorted({k * self.dilations[1] % self.strides[1] for k in range(self.kernel[1])})
+    def reach(self, phase: int) -> int:
+        """How many rows of a phase a window reads after its first."""
+        stride, dilation = self.strides[0], self.dilations[0]
+        rows = (k * dilation for k in range(self.kernel[0]))
+        return max((row // stride for row in rows if row % stride == phase), default=0)
 
 
 class Plane:
-    """Some padded rows of one channel, for `count` rows of the result at most."""
+    """Some padded rows of one channel, for `count` rows of the result at most.
 
-    def __init__(self, window: Window, count: Dim, lanes: int, filling: float = 0.0) -> None:
+    Each pair of phases has a plane of its own, so that from one place of the result to the next,
+    also from one row to the next, every offset of the window moves by the same distance.
+    """
+
+    def __init__(
+        self,
+        window: Window,
+        count: Dim,
+        lanes: int,
+        filling: float = 0.0,
+        channels: int = 1,
+    ) -> None:
         self.window, self.lanes, self.filling = window, lanes, filling
         self.step = window.strides[1]
-        width = window.image[1]
-        padded = emit.index(width) + (window.low[1] + window.high[1] + self.step - 1)
+        width, around = window.image[1], window.low[1] + window.high[1]
         known = emit.static(width)
         if known is not None:
-            self.columns: Dim = -(-(known + window.low[1] + window.high[1]) // self.step)
+            self.columns: Dim = -(-(known + around) // self.step)
         else:
-            self.columns = T.Bind(padded // self.step)
-        self.phases = window.phases
-        self.pitch = self._times(self.columns, len(self.phases))
-        self.rows = window.rows(count)
-        self.size = self._times(self.pitch, self.rows)
+            self.columns = T.Bind((emit.index(width) + (around + self.step - 1)) // self.step)
+        self.phases = window.phases(1)
+        self.row_phases = window.phases(0)
+        reach = max(map(window.reach, self.row_phases))
+        limit = emit.static(count)
+        self.rows = limit + reach if limit is not None else emit.index(count) + reach
+        self.area = self._times(self.rows, self.columns)  # of one pair of phases
+        self.size = self._times(self.area, len(self.phases) * len(self.row_phases))
         # vectors may reach over the end of the last row
-        self.buffer: Buffer = T.alloc_buffer((emit.index(self.size) + lanes,), "float32")
+        total = emit.index(self.size) * channels + 4 * lanes
+        self.buffer: Buffer = T.alloc_buffer((total,), "float32")
+        self.base: Expr = emit.index(0)
         self.line: Buffer | None = None
         if self.step == 2 and self._chunk():
             self.line = T.alloc_buffer((2 * lanes,), "float32")
@@ -104,34 +112,52 @@ class Plane:
             return one * two
         return emit.index(left) * emit.index(right)
 
-    def clear(self) -> None:
+    def clear(self, channels: int = 1) -> None:
         """Fill everything, if anything of it is padding."""
         if not self.window.padded:
             return
-        with emit.loop(emit.ceil_div(self.size, self.lanes)) as i:
+        with emit.loop(emit.ceil_div(self._times(self.size, channels), self.lanes)) as i:
             emit.save(self.buffer, i * self.lanes, self.lanes, emit.splat(self.filling, self.lanes))
 
-    def at(self, row: Dim, ky: Dim, kx: int) -> Expr:
-        """Where the elements lie that a row of the result reads at an offset of the window."""
-        dy, dx = self.window.dilations
-        phase = self.phases.index(kx * dx % self.step)
-        line = emit.index(row) * self.window.row_step + emit.index(ky) * dy
-        return line * self.pitch + emit.index(phase) * self.columns + kx * dx // self.step
+    def at(self, ky: Dim, kx: int) -> Expr:
+        """How far an offset of the window lies behind the first place of the result."""
+        down, along = emit.index(ky) * self.window.dilations[0], kx * self.window.dilations[1]
+        stride = self.window.strides[0]
+        number: Expr = down % stride
+        if len(self.row_phases) == 1:
+            number = emit.index(0)
+        elif self.row_phases != list(range(stride)):
+            number = emit.index(self.row_phases.index(int(down.value) % stride))
+        number = number * len(self.phases) + self.phases.index(along % self.step)
+        place = number * self.area + down // stride * emit.index(self.columns)
+        return place + along // self.step
+
+    @property
+    def needs_known_rows(self) -> bool:
+        """Whether `at` wants an offset along the rows that is known now."""
+        stride = self.window.strides[0]
+        return len(self.row_phases) > 1 and self.row_phases != list(range(stride))
 
     def copy(self, load: LoadRow, first: Expr, count: Dim) -> None:
         """Copy what `count` rows of the result from row `first` on read."""
         window = self.window
-        top = first * window.strides[0] - window.low[0]
         height = emit.index(window.image[0])
-        scale = window.strides[0] if window.kernel[0] == 1 else 1
-        with emit.loop(window.rows(count)) as row:
-            y = T.Bind(top + row * scale)
-            start = T.Bind(row * self.pitch)
-            copied = partial(self._row, partial(load, y), start)
-            if window.padded:
-                emit.branch_if(T.And(y >= 0, y < height), copied)
-            else:
-                copied()
+        for number, phase in enumerate(self.row_phases):
+            shift = phase - window.low[0]
+            extent = emit.index(count) + window.reach(phase)
+            offset = self._times(self.area, number * len(self.phases))
+            with emit.loop(extent) as row:
+                y = T.Bind((first + row) * window.strides[0] + shift)
+                start = T.Bind(self.base + row * self.columns + offset)
+                copied = partial(self._row, partial(load, y), start)
+                if window.padded:
+                    emit.branch_if(T.And(y >= 0, y < height), copied)
+                else:
+                    copied()
+
+    def _phase(self, number: Dim) -> Expr:
+        """Where a phase of the columns begins."""
+        return emit.index(number) * self.area
 
     def _row(self, load: Callable[[Expr], Expr], start: Expr) -> None:
         if self.step == 1:
@@ -197,7 +223,7 @@ class Plane:
                 phase = (self.window.low[1] + parity) % 2
                 if phase not in self.phases:
                     continue
-                at = start + emit.index(self.phases.index(phase)) * self.columns
+                at = start + self._phase(self.phases.index(phase))
                 at = at + x // 2 + (parity + self.window.low[1]) // 2
                 picked = Shuffle(pair, [emit.index(parity + 2 * i) for i in range(chunk)])
                 emit.save(self.buffer, at, chunk, picked)
@@ -210,7 +236,7 @@ class Plane:
             column = T.Bind(x + self.window.low[1])
             place = column // self.step
             for number, phase in enumerate(self.phases):
-                at = start + emit.index(number) * self.columns + place
+                at = start + self._phase(number) + place
                 put = partial(T.buffer_store, self.buffer, load(x), [at])
                 if len(self.phases) == self.step == 1:
                     put()

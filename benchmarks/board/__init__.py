@@ -1,0 +1,1 @@
+"""The board: every engine on every model, measured on the same work and the same cores."""

@@ -1,0 +1,86 @@
+"""The cache of object files: hits, damage, workers that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunesmith.backends.targets import find_target
+from tunesmith.backends.tvm.build import tvm_target
+from tunesmith.backends.tvm.objects import cache_folder, compile_objects
+from tunesmith.ir.diagnostics import BuildError
+
+tirx = pytest.importorskip("tvm.tirx")
+pytestmark = pytest.mark.tvm
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+
+
+def _writer(factor: float, calls: list[float]) -> object:
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.tirx.script import builder as T
+
+    def write() -> object:
+        calls.append(factor)
+        with IRBuilder() as builder:
+            with T.prim_func(s_tir=True):
+                x = T.arg("x", T.buffer((tirx.IntImm("int64", 8),), "float32"))
+                y = T.arg("y", T.buffer((tirx.IntImm("int64", 8),), "float32"))
+                with T.serial(tirx.IntImm("int64", 8)) as i:
+                    T.buffer_store(y, x[i] * tirx.const(factor, "float32"), [i])
+        return builder.get()
+
+    return write
+
+
+def _compile(names: dict[str, object], workers: int = 1) -> dict[str, bytes]:
+    target = tvm_target(find_target("host"))
+    return compile_objects(names, target, workers)  # type: ignore[arg-type]  # writers
+
+
+def test_a_kernel_is_compiled_once() -> None:
+    calls: list[float] = []
+    first = _compile({"k_1": _writer(2.0, calls)})
+    again = _compile({"k_1": _writer(2.0, calls)})
+    assert first == again and len(first["k_1"]) > 500
+    assert calls == [2.0]
+
+
+def test_a_damaged_object_is_compiled_again() -> None:
+    calls: list[float] = []
+    first = _compile({"k_1": _writer(2.0, calls)})
+    folder = cache_folder()
+    assert folder is not None
+    (path,) = folder.glob("*/*.o")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    assert _compile({"k_1": _writer(2.0, calls)}) == first
+    assert calls == [2.0, 2.0]
+
+
+def test_nothing_is_kept_if_the_cache_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", "off")
+    calls: list[float] = []
+    for _ in range(2):
+        _compile({"k_1": _writer(2.0, calls)})
+    assert calls == [2.0, 2.0]
+
+
+def test_workers_share_the_kernels_out() -> None:
+    names = {f"k_{i}": _writer(float(i), []) for i in range(1, 6)}
+    objects = _compile(names, workers=2)
+    assert sorted(objects) == sorted(names)
+    assert len(set(objects.values())) == len(names)
+
+
+def test_a_worker_that_fails_is_an_error_with_its_words() -> None:
+    def broken() -> object:
+        raise ValueError("no such template")
+
+    with pytest.raises(BuildError, match="no such template"):
+        _compile({"k_1": broken, "k_2": _writer(2.0, [])}, workers=2)
