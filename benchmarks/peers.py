@@ -11,11 +11,11 @@ STATIC, DYNAMIC = "tunesmith-static", "tunesmith"
 
 _TABLE = (
     Peer(
-        DYNAMIC, "tunesmith, any size", ("tunesmith", "apache-tvm"), peers_ours.start,
+        DYNAMIC, "tunesmith, any size", ("apache-tvm",), peers_ours.start,
         peers_ours.load, peers_ours.build_dynamic, build_depends=("threads",), ours=True,
     ),
     Peer(
-        STATIC, "tunesmith, this size", ("tunesmith", "apache-tvm"), peers_ours.start,
+        STATIC, "tunesmith, this size", ("apache-tvm",), peers_ours.start,
         peers_ours.load, peers_ours.build_static, ours=True,
     ),
     Peer(

@@ -12,7 +12,19 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Arrays", "Job", "Loaded", "Peer", "Unsupported", "fixed_model", "folded_model", "named", "size_of"]
+import tunesmith
+
+__all__ = [
+    "Arrays",
+    "Job",
+    "Loaded",
+    "Peer",
+    "Unsupported",
+    "fixed_model",
+    "folded_model",
+    "named",
+    "size_of",
+]
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -76,7 +88,7 @@ class Peer:
 
     name: str
     title: str
-    packages: tuple[str, ...]  # distributions; the first one's version is shown
+    packages: tuple[str, ...]  # distributions; of others the first one's version is shown
     start: Callable[[], None]  # imports what `load` needs
     load: Callable[[Job], Loaded]
     build: Callable[[Job], None] | None = None
@@ -87,6 +99,8 @@ class Peer:
     @property
     def version(self) -> str:
         """The installed version, or nothing."""
+        if self.ours:
+            return str(tunesmith.__version__)
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(self.packages[0])
         return ""

@@ -130,7 +130,12 @@ def load_openvino(job: Job) -> Loaded:
     def run() -> Any:
         return request.infer(feeds, share_inputs=True, share_outputs=True)
 
-    shown = ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS", "EXECUTION_MODE_HINT")
+    shown = (
+        "INFERENCE_PRECISION_HINT",
+        "INFERENCE_NUM_THREADS",
+        "NUM_STREAMS",
+        "EXECUTION_MODE_HINT",
+    )
     return Loaded(
         run=run,
         outputs=lambda: named(job, [run()[i].copy() for i in range(len(job.outputs))]),

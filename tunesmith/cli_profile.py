@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note, out, print_table
@@ -45,7 +46,7 @@ def profile_command(
     profile = executable.profile(feeds, rounds=rounds, cpu_time=cpu_time)
     groups = report_profile.group_rows(profile, peaks, by, least=least)
     if str(json) != "-":
-        print_table(report_profile.HEAD, report_profile.table_rows(groups))
+        _print(report_profile.HEAD, report_profile.table_rows(groups))
         out(f"{executable.manifest.name} at {report.sizes_text(sizes)}")
         for line in report_profile.profile_lines(profile, peaks, groups):
             out(line)
@@ -54,6 +55,27 @@ def profile_command(
     if json is not None:
         facts = {"artifact": str(artifact), "by": by, "statistic": "min" if least else "median"}
         write_json(json, facts | report_profile.profile_json(profile, peaks, groups))
+
+
+def _print(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print the table; on a narrow terminal it is the origin of kernels that is cut."""
+    if not sys.stdout.isatty():
+        print_table(head, rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for number, title in enumerate(head):
+        last = number == len(head) - 1
+        align: Literal["left", "right"] = "right" if 2 <= number <= 7 else "left"
+        table.add_column(title, justify=align, no_wrap=True, overflow="ellipsis",
+                         min_width=4 if last else max(len(row[number]) for row in (head, *rows))
+                         )  # fmt: skip
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def _feeds(

@@ -201,6 +201,8 @@ def _inline(node: Node, contexts: set[str], readers: int, level: int) -> bool:
     if name == "transpose":
         perm = node.attributes["perm"]
         assert isinstance(perm, tuple)
+        if contexts == {"mask"}:
+            return level == 0
         return contexts <= {"heads", "stream"} and perm[-1] == len(perm) - 1
     if name == "slice":
         return contexts <= {"heads", "stream"}

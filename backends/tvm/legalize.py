@@ -93,8 +93,29 @@ def legalize(graph: Graph) -> bool:
                 body = trace(node.op, types, node.attributes)
                 rewriter.replace_node(node, builder.inline(body, node.operands))
                 pending = True
+    _turn_masks(graph, rewriter)
     _copy_outputs(graph, rewriter)
     return rewriter.changed
+
+
+def _turn_masks(graph: Graph, rewriter: Rewriter) -> None:
+    """Lay masks with a row for each query out by keys: attention has queries in its lanes.
+
+    The mask is turned and turned back. The first stays in memory, once for all layers, and is
+    written by whatever computed the mask; the second is only how attention reads it.
+    """
+    turned: dict[Value, Value] = {}
+    for node in list(graph.nodes):
+        mask = node.operands[3] if node.op.name == "attention" and len(node.operands) > 3 else None
+        if mask is None or mask.type.rank < 2 or 1 in mask.type.shape[-2:]:
+            continue
+        if mask not in turned:
+            builder = rewriter.before(node)
+            rank = mask.type.rank
+            perm = {"perm": (*range(rank - 2), rank - 1, rank - 2)}
+            (by_keys,) = builder.emit_values(OPS["transpose"], [mask], perm)
+            (turned[mask],) = builder.emit_values(OPS["transpose"], [by_keys], perm)
+        rewriter.set_operand(node, 3, turned[mask])
 
 
 def _copy_outputs(graph: Graph, rewriter: Rewriter) -> None:

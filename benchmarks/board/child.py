@@ -35,7 +35,7 @@ def environment(threads: int, extra: Mapping[str, str]) -> dict[str, str]:
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TVM_NUM_THREADS")
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     fixed = {"PYTHONPATH": paths, "TVM_BIND_THREADS": "0", "TUNESMITH_CRASH_DIR": os.devnull}
-    return os.environ | fixed | dict.fromkeys(counts, str(threads)) | extra
+    return {**os.environ, **fixed, **dict.fromkeys(counts, str(threads)), **extra}
 
 
 class Child:
@@ -59,7 +59,10 @@ class Child:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.stop()
 

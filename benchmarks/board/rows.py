@@ -44,10 +44,10 @@ class BoardRow:
     def label(self) -> str:
         """The size as a person reads it."""
         if self.size:
-            return "×".join(map(str, self.size))
+            return "x".join(map(str, self.size))
         if self.axes:
             return ", ".join(f"{name} {size}" for name, size in self.axes.items())
-        return ", ".join("×".join(map(str, shape)) for shape in self.shapes.values())
+        return ", ".join("x".join(map(str, shape)) for shape in self.shapes.values())
 
     def as_json(self) -> dict[str, object]:
         """The row as JSON."""
@@ -68,26 +68,38 @@ class BoardRow:
         )  # fmt: skip
 
 
+def _text(
+    name: str, model: str, batch: int, sequence: int, optimizer: str, precision: str = "f32"
+) -> BoardRow:
+    """A transformer that reads tokens."""
+    size = (batch, sequence)
+    return BoardRow(name, "transformer", model, "tokens", size, optimizer, precision)
+
+
+def _zoo(architecture: str) -> str:
+    """The export that is timed: of PyTorch's default exporter, and with the fewest nodes."""
+    return f"{architecture}/dynamo18-sdpa"
+
+
 _INT8 = "f32, int8 weights"
 
-# The dynamo exporter's graphs: PyTorch's default, and the fewest nodes for every engine.
 ROWS: tuple[BoardRow, ...] = (
-    BoardRow("minilm-l3/16", "transformer", "minilm-l3", "tokens", (1, 16), "bert"),
-    BoardRow("minilm-l3/128", "transformer", "minilm-l3", "tokens", (1, 128), "bert"),
-    BoardRow("minilm-l6-int8/16", "transformer", "minilm-l6-int8", "tokens", (1, 16), "bert", _INT8),
-    BoardRow("minilm-l6-int8/128", "transformer", "minilm-l6-int8", "tokens", (1, 128), "bert", _INT8),
-    BoardRow("distilbert/128", "transformer", "distilbert/dynamo18-sdpa", "tokens", (1, 128), "bert"),
-    BoardRow("bert-base/128", "transformer", "bert-base/dynamo18-sdpa", "tokens", (1, 128), "bert"),
-    BoardRow("bert-base/384", "transformer", "bert-base/dynamo18-sdpa", "tokens", (1, 384), "bert"),
-    BoardRow("bert-base/8x128", "transformer", "bert-base/dynamo18-sdpa", "tokens", (8, 128), "bert"),
-    BoardRow("vit-b16", "transformer", "vit-b16/dynamo18-sdpa", "pixels", (1,), "vit"),
-    BoardRow("gpt2/prefill-128", "transformer", "gpt2/dynamo18-sdpa", "tokens", (1, 128), "gpt2"),
-    BoardRow("smollm2/prefill-128", "transformer", "smollm2-135m/dynamo18-sdpa", "tokens", (1, 128), "qwen3"),
-)  # fmt: skip
+    _text("minilm-l3/16", "minilm-l3", 1, 16, "bert"),
+    _text("minilm-l3/128", "minilm-l3", 1, 128, "bert"),
+    _text("minilm-l6-int8/16", "minilm-l6-int8", 1, 16, "bert", _INT8),
+    _text("minilm-l6-int8/128", "minilm-l6-int8", 1, 128, "bert", _INT8),
+    _text("distilbert/128", _zoo("distilbert"), 1, 128, "bert"),
+    _text("bert-base/128", _zoo("bert-base"), 1, 128, "bert"),
+    _text("bert-base/384", _zoo("bert-base"), 1, 384, "bert"),
+    _text("bert-base/8x128", _zoo("bert-base"), 8, 128, "bert"),
+    BoardRow("vit-b16", "transformer", _zoo("vit-b16"), "pixels", (1,), "vit"),
+    _text("gpt2/prefill-128", _zoo("gpt2"), 1, 128, "gpt2"),
+    _text("smollm2/prefill-128", _zoo("smollm2-135m"), 1, 128, "qwen3"),
+)
 
-# The same, small enough for a test.
+# Small enough for a test.
 SMOKE: tuple[BoardRow, ...] = (
-    BoardRow("bert-small/16", "transformer", "bert-base/dynamo18-sdpa/small", "tokens", (1, 16), "bert"),
+    _text("bert-small/16", f"{_zoo('bert-base')}/small", 1, 16, "bert"),
 )  # fmt: skip
 
 

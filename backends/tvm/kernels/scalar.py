@@ -141,7 +141,7 @@ def _float_modulo(x: Prim, y: Prim) -> Prim:
     rest = tirx.Select(opposite, rest + b, rest)  # the quotient was rounded up to an integer
     ends = tirx.any(tirx.EQ(b, infinity), tirx.EQ(b, -infinity))
     inside = tirx.all(a < infinity, a > -infinity)
-    same = tirx.any(tirx.EQ(a, zero), tirx.EQ(a > zero, b > zero))
+    same = tirx.any(tirx.EQ(a, zero), tirx.all(a > zero, b > zero), tirx.all(a < zero, b < zero))
     rest = tirx.Select(tirx.all(ends, inside), tirx.Select(same, a, b), rest)
     return rest.astype(x.ty.dtype) if narrow else rest
 

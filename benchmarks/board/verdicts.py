@@ -1,0 +1,204 @@
+"""What the records of the board say: ratios to the best peer, their means, and the bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from benchmarks.board.records import EngineRecord, RowRecord
+from benchmarks.board.rows import FAMILIES
+from benchmarks.peers import DYNAMIC, PEERS, STATIC
+from tunesmith import bench
+
+__all__ = [
+    "Bound", "Mean", "Verdict", "best_peer", "bounds", "means", "statistics_of", "verdict",
+]  # fmt: skip
+
+EQUAL = 0.06  # an interval around 1 that is narrower says that both are as fast
+LEAST_ROUNDS = 5  # fewer tell nothing about the spread
+DYNAMIC_LIMIT = 1.10
+# Of each family: the geometric mean, and the worst row.
+LIMITS = {"transformer": (0.92, 1.05), "convolution": (1.15, 1.4), "decode": (0.85, 0.85)}
+BERT_COLD_S, BERT_WARM_S = 30.0, 3.0
+LOAD_MS, LOAD_MB = 150.0, 440.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One engine of ours beside a peer: the ratio of the medians, below 1 where we are faster."""
+
+    ours: str
+    peer: str
+    ratio: float
+    low: float  # of the 95 % bootstrap interval over rounds
+    high: float
+    call: str
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The rows of a family with one number of threads."""
+
+    family: str
+    threads: int
+    ours: str
+    rows: int
+    mean: float  # geometric
+    worst: float
+    worst_row: str
+    noisy: int  # rows that are too noisy to call
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A figure that must be reached; `passed` is None where nothing was measured."""
+
+    what: str
+    limit: float
+    found: float | None
+    where: str = ""
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether it was reached."""
+        return None if self.found is None else self.found <= self.limit
+
+
+def _timed(record: RowRecord, name: str) -> EngineRecord | None:
+    entry = record["engines"].get(name)
+    return entry if entry is not None and entry["state"] in ("timed", "slow") else None
+
+
+def statistics_of(entry: EngineRecord) -> bench.Statistics | None:
+    """The latency of an engine, from its samples."""
+    samples = [block for block in entry.get("samples_ms", []) if block]
+    return bench.statistics(samples) if samples else None
+
+
+def best_peer(record: RowRecord) -> str | None:
+    """The fastest engine that is not ours."""
+    medians = {}
+    for name, peer in PEERS.items():
+        entry = _timed(record, name)
+        found = statistics_of(entry) if entry is not None and not peer.ours else None
+        if found is not None:
+            medians[name] = found.median_ms
+    return min(medians, key=medians.__getitem__) if medians else None
+
+
+def verdict(record: RowRecord, ours: str = "", peer: str = "") -> Verdict | None:
+    """Compare an engine of ours with a peer: by default the static artifact with the best one."""
+    ours = ours or (STATIC if _timed(record, STATIC) else DYNAMIC)
+    peer = peer or best_peer(record) or ""
+    left, right = _timed(record, ours), _timed(record, peer)
+    if left is None or right is None:
+        return None
+    mine, other = left.get("samples_ms", []), right.get("samples_ms", [])
+    ratio = bench.statistics(mine).median_ms / bench.statistics(other).median_ms
+    if len(mine) != len(other) or len(mine) < 2:  # one of them was too slow for rounds
+        call = "slower" if ratio > 1 else "faster"
+        return Verdict(ours, peer, ratio, ratio, ratio, f"{call}, not in rounds")
+    low, high = bench.ratio_interval(mine, other)
+    return Verdict(ours, peer, ratio, low, high, _call(low, high, len(mine)))
+
+
+def _call(low: float, high: float, rounds: int) -> str:
+    """Who is faster, if the spread allows to say so.
+
+    >>> _call(0.8, 0.9, 9), _call(0.98, 1.01, 9), _call(0.8, 1.2, 9)
+    ('faster', 'equal', 'too noisy to call')
+    """
+    if rounds < LEAST_ROUNDS:
+        return "too few rounds to call"
+    if high < 1 or low > 1:
+        return "faster" if high < 1 else "slower"
+    return "equal" if high - low <= EQUAL else "too noisy to call"
+
+
+def means(rows: Iterable[RowRecord], ours: str = "") -> list[Mean]:
+    """The geometric mean of each family with each number of threads."""
+    groups: dict[tuple[str, int], list[tuple[float, str, str]]] = {}
+    for record in rows:
+        found = verdict(record, ours)
+        if found is not None:
+            group = groups.setdefault((record["family"], record["threads"]), [])
+            group.append((found.ratio, record["row"], found.call))
+    result = []
+    for (family, threads), group in sorted(groups.items(), key=lambda item: _order(item[0])):
+        worst, where, _ = max(group)
+        mean = float(np.exp(np.mean([np.log(ratio) for ratio, _, _ in group])))
+        noisy = sum(call.startswith("too") for _, _, call in group)
+        result.append(Mean(family, threads, ours, len(group), mean, worst, where, noisy))
+    return result
+
+
+def _order(key: tuple[str, int]) -> tuple[int, int]:
+    families: list[str] = [*FAMILIES]
+    return families.index(key[0]), key[1]
+
+
+def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
+    """Every figure that the issue asks for and that the board can judge, at its worst."""
+    records = list(rows.values())
+    found = []
+    for family in FAMILIES:
+        mean, worst = LIMITS[family]
+        group = [m for m in means(records) if m.family == family]
+        most = max(group, key=lambda m: m.mean, default=None)
+        last = max(group, key=lambda m: m.worst, default=None)
+        found.append(Bound(
+            f"{family} rows, geometric mean of ours over the best peer", mean,
+            most.mean if most else None, _threads(most.threads) if most else "",
+        ))  # fmt: skip
+        found.append(Bound(
+            f"{family} rows, the worst one", worst, last.worst if last else None,
+            f"{last.worst_row}, {_threads(last.threads)}" if last else "",
+        ))  # fmt: skip
+    found.append(_worst(records, "dynamic artifact over the static one", DYNAMIC_LIMIT, _dynamic))
+    for what, limit, key in (
+        ("compile of BERT-base, cold cache, s", BERT_COLD_S, "build_s"),
+        ("compile of BERT-base, warm cache, s", BERT_WARM_S, "rebuild_s"),
+    ):
+        found.append(_worst(records, what, limit, partial(_bert, key)))
+    what = f"load of an artifact, ms for {LOAD_MB:.0f} MB"
+    found.append(_worst(records, what, LOAD_MS, _loading))
+    return found
+
+
+def _worst(records: Iterable[RowRecord], what: str, limit: float, figure: object) -> Bound:
+    assert callable(figure)
+    known = [(value, record["key"]) for record in records if (value := figure(record)) is not None]
+    value, where = max(known, default=(None, ""))
+    return Bound(what, limit, value, where)
+
+
+def _dynamic(record: RowRecord) -> float | None:
+    found = verdict(record, DYNAMIC, STATIC)
+    return found.ratio if found else None
+
+
+def _bert(key: str, record: RowRecord) -> float | None:
+    if not record["row"].startswith("bert-base/"):
+        return None
+    entries = [record["engines"].get(name) for name in (DYNAMIC, STATIC)]
+    known = [entry.get(key) for entry in entries if entry is not None]
+    return max((v for v in known if isinstance(v, float)), default=None)
+
+
+def _loading(record: RowRecord) -> float | None:
+    """Loads are compared by size where a file is large enough for its size to matter."""
+    entries = [record["engines"].get(name) for name in (DYNAMIC, STATIC)]
+    known = [
+        ms * LOAD_MB / size
+        for entry in entries
+        if entry is not None and (size := entry.get("file_mb") or 0) > 200
+        if (ms := entry.get("load_ms")) is not None
+    ]
+    return max(known, default=None)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
