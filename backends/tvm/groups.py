@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Node, Value
 
 from .evaluator import can_inline
@@ -65,6 +64,16 @@ def is_elementwise(node: Node) -> bool:
     return node.op.name in SCALAR_RULES or (
         node.op.is_composite and "elementwise" in node.op.traits
     )
+
+
+_COSTLY = frozenset(
+    {"cos", "div", "erf", "exp", "log", "mod", "pow", "rotary", "sigmoid", "sin", "sqrt", "tanh"}
+)
+
+
+def is_costly(node: Node) -> bool:
+    """Whether computing an element again costs more than to load it."""
+    return node.op.name in _COSTLY or node.op.is_composite
 
 
 def form_groups(graph: Graph) -> Plan:
@@ -158,7 +167,11 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
                 seen.add("again")
             elif user.result in in_memory:
                 seen.add("stream")
+                if value.type.size != user.result.type.size:
+                    seen.add("repeated")
             else:
+                if value.type.size != user.result.type.size:
+                    seen.add("repeated")
                 seen |= contexts[user.result]
                 level = max(level, depth[user.result])
         if _inline(node, seen, len(value.users), level):
@@ -176,7 +189,8 @@ def _guards(user: Node) -> bool:
 
 def _role(user: Node, operand: int, group: Group) -> str:
     if user is not group.anchor:
-        return "stream"
+        x = user.operands[operand]
+        return "stream" if x is not None and x.type.size == user.result.type.size else "repeated"
     if group.kind == "attention":
         return "heads" if operand < 3 else "mask"
     if group.kind == "rows":
@@ -194,7 +208,9 @@ def _inline(node: Node, contexts: set[str], readers: int, level: int) -> bool:
         return False
     if name == "reshape":
         return True
-    if contexts == {"stream"}:
+    if contexts <= {"stream", "repeated"}:
+        if "repeated" in contexts and is_costly(node):
+            return False
         return readers == 1 or name in ("expand", "slice")
     if name == "expand":
         return "heads" not in contexts
@@ -207,10 +223,3 @@ def _inline(node: Node, contexts: set[str], readers: int, level: int) -> bool:
     if name == "slice":
         return contexts <= {"heads", "stream"}
     return False
-
-
-def row_length(node: Node) -> Dim:
-    """The number of columns of the rows that a row operator works on."""
-    x = node.operands[0]
-    assert x is not None
-    return x.type.shape[-1]

@@ -24,6 +24,8 @@ from .kernels.scalar import TVM_DTYPE
 
 __all__ = ["lower_graph"]
 
+_PICKS = frozenset({"gather", "gather_elements", "gather_nd", "slice"})
+
 
 def lower_graph(graph: Graph, target: Target) -> Lowered:
     """Form groups, write each distinct kernel once, and call them in order.
@@ -130,7 +132,7 @@ def _row(kernel: Kernel, name: str) -> dict[str, Json]:
         operations = operations + flops(node)
     moved: Dim = 0
     for value in (*kernel.reads, *kernel.group.outputs):
-        moved = moved + value.type.size * value.type.dtype.bytes
+        moved = moved + _elements(value, kernel) * value.type.dtype.bytes
     return {
         "kernel": name,
         "kind": kernel.group.kind,
@@ -139,3 +141,11 @@ def _row(kernel: Kernel, name: str) -> dict[str, Json]:
         "flops": str(operations),
         "bytes": str(moved),
     }
+
+
+def _elements(value: Value, kernel: Kernel) -> Dim:
+    """How many elements of a value a kernel touches: of what it only picks from, what it picks."""
+    users = [n for n in kernel.inlined if value in n.operands]
+    if users and all(n.op.name in _PICKS and n.operands[0] is value for n in users):
+        return users[0].result.type.size
+    return value.type.size

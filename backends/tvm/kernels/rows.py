@@ -18,14 +18,16 @@ from tunesmith.ir.types import DType
 
 from ..evaluator import Evaluator
 from ..index import Index, int64
+from ..legalize import ROW_REDUCTIONS
 from ..schedule import fastmath
-from .loops import columns, for_each, is_large
+from .loops import columns, is_large
 from .scalar import immediate
 
 __all__ = ["emit_rows"]
 
 Combine = Callable[[Prim, Prim], Prim]
 _LOWEST = float("-inf")
+_ROWS = 8  # rows of a task
 
 
 def emit_rows(
@@ -33,14 +35,23 @@ def emit_rows(
 ) -> None:
     """Write the kernel of a row operator and its epilogue."""
     x = node.present_operands[0]
-    shape = x.type.shape
-    outer = shape[:-1]
+    rows = product(x.type.shape[:-1])
     sizes = evaluator.sizes
+    total = sizes.expr(rows)
+    length = sizes.expr(x.type.shape[-1])
 
-    def task(row: Prim) -> None:
-        _Row(evaluator, node, output, store, lanes, row).run()
+    def some(first: Prim, count: Prim) -> None:
+        # one buffer for all rows of a task: getting it costs as much as a short row
+        buffer = None if node.op.name in ROW_REDUCTIONS else T.alloc_buffer((length,), "float32")
+        with T.serial(count) as i:
+            _Row(evaluator, node, output, store, lanes, first + i, buffer).run()
 
-    for_each(product(outer), sizes, is_large(x.type.size), task)
+    if not is_large(x.type.size):
+        some(int64(0), total)
+        return
+    with T.parallel(tirx.floordiv(total + int64(_ROWS - 1), int64(_ROWS))) as task:
+        first = T.Bind(task * int64(_ROWS))
+        some(first, T.Bind(tirx.min(total - first, int64(_ROWS))))
 
 
 class _Row:
@@ -54,9 +65,10 @@ class _Row:
         store: tirx.Buffer,
         lanes: int,
         row: Prim,
+        buffer: tirx.Buffer | None,
     ) -> None:
         self.evaluator, self.node, self.output, self.store = evaluator, node, output, store
-        self.lanes, self.row = lanes, row
+        self.lanes, self.row, self.buffer = lanes, row, buffer
         self.x = node.present_operands[0]
         self.outer, self.length = self.x.type.shape[:-1], self.x.type.shape[-1]
         self.sizes = evaluator.sizes
@@ -84,7 +96,8 @@ class _Row:
 
     def buffered(self) -> tirx.Buffer:
         """Room for one row."""
-        return T.alloc_buffer((self.total,), "float32")
+        assert self.buffer is not None
+        return self.buffer
 
     def each(self, body: Callable[[Prim], None]) -> None:
         """All columns, in vectors and then singly."""
@@ -93,7 +106,7 @@ class _Row:
     def fold(self, start: float, combine: Combine, value: Callable[[Prim], Prim]) -> Prim:
         """Fold `value(column)` over the row: four vectors side by side, then across lanes."""
         lanes, ways = self.lanes, 4
-        sums = [T.alloc_buffer((lanes,), "float32", scope="local") for _ in range(ways)]
+        sums = [T.alloc_buffer((lanes,), "float32") for _ in range(ways)]  # registers
         for some in sums:
             with T.vectorized(int64(lanes)) as lane:
                 T.buffer_store(some, immediate(start, DType.f32), [lane])

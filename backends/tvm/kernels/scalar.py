@@ -181,9 +181,7 @@ def _sign(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]
     zero, one = immediate(0, types[0]), immediate(1, types[0])
     if _is_unsigned(types[0]):
         return tirx.Select(tirx.EQ(xs[0], zero), zero, one)
-    sign = tirx.Select(
-        xs[0] > zero, one, tirx.Select(xs[0] < zero, immediate(-1, types[0]), zero)
-    )
+    sign = tirx.Select(xs[0] > zero, one, tirx.Select(xs[0] < zero, immediate(-1, types[0]), zero))
     return tirx.Select(tirx.NE(xs[0], xs[0]), xs[0], sign) if types[0].is_float else sign
 
 
