@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_in_child"]
 
-_MOST = 256  # a symbol is not tried above this: the check is of the code, not of the machine
+_MOST = 65  # a symbol is not tried above this: every branch and tail of the kernels is met below
 
 
 def check_in_child(

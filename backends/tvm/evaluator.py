@@ -12,7 +12,7 @@ from tunesmith.ir.builder import trace
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.types import TensorType
 
-from .index import Index, Sizes
+from .index import Index, Sizes, int64
 from .kernels.movement import MOVEMENT_RULES
 from .kernels.scalar import SCALAR_RULES, immediate
 
@@ -36,14 +36,17 @@ class Evaluator:
     """Writes expressions for elements: loads for values in memory, rules for the others.
 
     `buffers` hold values row-major and flat. `known` are values that the kernel itself computes:
-    a function from their index to the expression. An expression that is not a plain load is bound
-    to a variable once per index, so that a value with several readers is computed once.
+    a function from their index to the expression. `tied` tables lie in the panels of a packed
+    weight that is their transpose, with the width of a panel. An expression that is not a plain
+    load is bound to a variable once per index, so that a value with several readers is computed
+    once.
     """
 
     def __init__(self, sizes: Sizes, buffers: Mapping[Value, tirx.Buffer]) -> None:
         self.sizes = sizes
         self.buffers = dict(buffers)
         self.known: dict[Value, Callable[[Index], Prim]] = {}
+        self.tied: dict[Value, int] = {}
         self._memo: dict[tuple[Value, int], Prim] = {}
         self._kept: list[Index] = []
         self._bind = True
@@ -52,6 +55,7 @@ class Evaluator:
         """The same values without the variables: for another loop."""
         other = Evaluator(self.sizes, self.buffers)
         other.known = dict(self.known)
+        other.tied = self.tied
         return other
 
     def read(self, value: Value, index: Index) -> Prim:
@@ -61,6 +65,11 @@ class Evaluator:
         constant = value.constant
         if constant is not None and constant.scalar is not None:
             return immediate(constant.scalar, value.type.dtype)
+        if value in self.tied:
+            row, column = index.axes()
+            tile = int64(self.tied[value])
+            at = [tirx.floordiv(row, tile), column, tirx.floormod(row, tile)]
+            return self.buffers[value][tuple(at)]
         if value in self.buffers:
             return self.buffers[value][index.flat()]
         key = (value, id(index))

@@ -24,6 +24,7 @@ from .kernels.scalar import TVM_DTYPE
 
 __all__ = ["lower_graph"]
 
+_TIED_BYTES = 1 << 20  # smaller ones are not worth comparing
 _PICKS = frozenset({"gather", "gather_elements", "gather_nd", "slice"})
 
 
@@ -52,6 +53,7 @@ class _Module:
 
     def lower(self) -> Lowered:
         """Write `main` and the kernels it calls."""
+        _tie_tables(self.kernels)
         for kernel in self.kernels:
             for value in kernel.reads:
                 use = kernel.weight_use(value)
@@ -123,6 +125,33 @@ class _Module:
                 else self.builder.emit(relax.TupleGetItem(result, number))
             )
         self.table.append(_row(kernel, name))
+
+
+def _tie_tables(kernels: list[Kernel]) -> None:
+    """Store an embedding once that is also the weight of the layer in front of the logits.
+
+    Picking a row out of panels is slow for its few bytes, and saves the largest tensor of a model.
+    """
+    packed = [
+        use
+        for kernel in kernels
+        if kernel.group.kind == "gemm" and kernel.weight is not None
+        for use in [kernel.weight_use(kernel.weight)]
+        if use is not None and use.constant.nbytes >= _TIED_BYTES
+    ]
+    for kernel in kernels:
+        for table in kernel.tables:
+            constant = table.constant
+            assert constant is not None
+            for use in packed:
+                weight = use.constant
+                if constant.type.dtype is not weight.type.dtype:
+                    continue
+                if constant.type.shape == weight.type.shape[::-1] and np.array_equal(
+                    constant.array, weight.array.T
+                ):
+                    kernel.tied[table] = use
+                    break
 
 
 def _row(kernel: Kernel, name: str) -> dict[str, Json]:

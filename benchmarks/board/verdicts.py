@@ -149,14 +149,13 @@ def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
         group = [m for m in means(records) if m.family == family]
         most = max(group, key=lambda m: m.mean, default=None)
         last = max(group, key=lambda m: m.worst, default=None)
-        found.append(Bound(
-            f"{family} rows, geometric mean of ours over the best peer", mean,
-            most.mean if most else None, _threads(most.threads) if most else "",
-        ))  # fmt: skip
-        found.append(Bound(
-            f"{family} rows, the worst one", worst, last.worst if last else None,
-            f"{last.worst_row}, {_threads(last.threads)}" if last else "",
-        ))  # fmt: skip
+        what = f"{family} rows, geometric mean of ours over the best peer"
+        place = _threads(most.threads) if most else ""
+        found.append(Bound(what, mean, most.mean if most else None, place))
+        place = f"{last.worst_row}, {_threads(last.threads)}" if last else ""
+        lost = _lost(records, family)
+        value = float("inf") if lost else last.worst if last else None
+        found.append(Bound(f"{family} rows, the worst one", worst, value, lost or place))
     found.append(_worst(records, "dynamic artifact over the static one", DYNAMIC_LIMIT, _dynamic))
     for what, limit, key in (
         ("compile of BERT-base, cold cache, s", BERT_COLD_S, "build_s"),
@@ -166,6 +165,18 @@ def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
     what = f"load of an artifact, ms for {LOAD_MB:.0f} MB"
     found.append(_worst(records, what, LOAD_MS, _loading))
     return found
+
+
+def _lost(records: Iterable[RowRecord], family: str) -> str:
+    """The rows where ours were asked for and have no time: they may not drop out in silence."""
+    lost = [
+        record["key"]
+        for record in records
+        if record["family"] == family
+        and (record["error"] or {DYNAMIC, STATIC} & record["engines"].keys())
+        and not (_timed(record, DYNAMIC) or _timed(record, STATIC))
+    ]
+    return f"no time: {', '.join(lost)}" if lost else ""
 
 
 def _worst(records: Iterable[RowRecord], what: str, limit: float, figure: object) -> Bound:

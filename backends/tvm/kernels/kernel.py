@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,7 @@ class Kernel:
     symbols: list[Sym]
     inlined: list[Node]
     machine: Machine
+    tied: dict[Value, WeightUse] = field(default_factory=dict)  # tables read from packed weights
 
     @property
     def weight(self) -> Value | None:
@@ -89,7 +90,7 @@ class Kernel:
         names: dict[Value, str] = {v: f"r{i}" for i, v in enumerate(self.reads)}
         lines = [f"{self.group.kind} {self.group.by_rows} {self.machine}"]
         lines += [f"{s.low}<={s.name}<={s.high}" for s in self.symbols]
-        lines += [f"{names[v]}: {v.type}" for v in self.reads]
+        lines += [f"{names[v]}: {v.type} {self._tile(v)}" for v in self.reads]
         for number, node in enumerate([*self.inlined]):
             operands = []
             for value in node.operands:
@@ -106,6 +107,26 @@ class Kernel:
         lines.append(" ".join(names[v] for v in self.group.outputs))
         return "\n".join(lines)
 
+    def _tile(self, value: Value) -> int:
+        """The width of the panels that a tied table lies in, 0 for what is row-major."""
+        use = self.tied.get(value)
+        return use.knobs.tile_n if use is not None and use.knobs is not None else 0
+
+    @property
+    def tables(self) -> list[Value]:
+        """The constant matrices that the kernel only picks rows of."""
+        return [
+            v
+            for v in self.reads
+            if v.constant is not None
+            and v.type.rank == 2
+            and all(
+                n.op.name == "gather" and n.operands[0] is v and n.operands[1] is not v
+                for n in self.inlined
+                if v in n.operands
+            )
+        ]
+
     @property
     def name(self) -> str:
         """The operator and a hash of the key: equal kernels of all models have one name."""
@@ -117,6 +138,8 @@ class Kernel:
         constant = value.constant
         if constant is None:
             return None
+        if value in self.tied:
+            return self.tied[value]
         packed = value is self.weight
         if packed and self.group.kind == "conv":
             return WeightUse(constant, layout=conv_layout(self.group.anchor, self.machine))
@@ -146,7 +169,9 @@ class Kernel:
                     count = sizes.expr(value.type.size)
                     dtype = TVM_DTYPE[value.type.dtype]
                     stores.append(T.arg(f"w{number}", T.buffer((count,), dtype)))
-                self._body(Evaluator(sizes, buffers), stores, lanes)
+                evaluator = Evaluator(sizes, buffers)
+                evaluator.tied = {v: self._tile(v) for v in self.tied}
+                self._body(evaluator, stores, lanes)
         return builder.get()
 
     def _body(self, evaluator: Evaluator, stores: list[tirx.Buffer], lanes: int) -> None:
