@@ -1,1 +1,1 @@
-"""Search over the knobs of schedule templates. Nothing is here yet: templates choose by analysis."""
+"""Search over the knobs of schedule templates. Nothing yet: templates choose by analysis."""

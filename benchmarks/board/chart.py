@@ -58,7 +58,7 @@ def draw(rows: Mapping[str, RowRecord], facts: Mapping[str, str], path: Path) ->
                           markersize=8, fillstyle=_fill(n), label=PEERS[n].title)
             for n in used
         ]  # fmt: skip
-        figure.legend(handles=marks, loc="outside lower center", ncols=min(5, len(marks)),
+        figure.legend(handles=marks, loc="outside lower center", ncols=3 if len(counts) == 1 else 5,
                       frameon=False)  # fmt: skip
         dates = sorted({record["date"] for record in shown})
         figure.suptitle(f"Latency over that of the best peer: left of 1 is faster\n"

@@ -40,4 +40,5 @@ def test_the_table_is_read_from_the_packed_weight(
     artifact = compile_model(_graph(same), threads=1)
     assert len(artifact.weights) == (1 if same else 2)
     (found,) = load(artifact, threads=1).run({"ids": ids}).values()
-    assert float(np.abs(found - expected).max()) < 1e-5
+    error = found.astype(np.float64) - expected.astype(np.float64)
+    assert float(np.abs(error).max()) < 1e-5

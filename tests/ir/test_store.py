@@ -39,7 +39,7 @@ def test_a_graph_with_weights_is_read_back(tmp_path: Path) -> None:
     assert print_graph(graph) + "\n" == path.read_text()
     x = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
     (y,) = evaluate(graph, {"x": x})
-    assert float(np.abs(y - x @ _weights()).max()) < 1e-5
+    assert float(np.abs(y.astype(np.float32) - x @ _weights()).max()) < 1e-5
 
 
 def test_constants_are_shared_by_the_files_of_a_folder(tmp_path: Path) -> None:
