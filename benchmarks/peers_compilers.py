@@ -66,6 +66,7 @@ def load_torch(job: Job) -> Loaded:
 # ------------------------------------------------------------------------------------------ IREE
 
 _WEIGHTS, _CODE = "weights.irpa", "model.vmfb"
+_STACK_BYTES = 1 << 18  # by default 32 kB, which layer norms with AVX-512 overflow
 
 
 def start_iree() -> None:
@@ -82,7 +83,8 @@ def build_iree(job: Job) -> None:
     source.unlink()
     _tool(str(tools / "iree-compile"), str(module), "-o", str(job.folder / _CODE),
           "--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu",
-          "--iree-llvmcpu-target-cpu=host", "--iree-opt-level=O3")  # fmt: skip
+          "--iree-llvmcpu-target-cpu=host", "--iree-opt-level=O3",
+          f"--iree-llvmcpu-stack-allocation-limit={_STACK_BYTES}")  # fmt: skip
     module.unlink()
 
 
@@ -101,7 +103,10 @@ def load_iree(job: Job) -> Loaded:
     import iree.runtime as rt
 
     if job.threads > 1:
-        rt.flags.parse_flags(f"--task_topology_cpu_ids={','.join(map(str, job.cores))}")
+        cores = ",".join(map(str, job.cores))
+        rt.flags.parse_flags(
+            f"--task_topology_cpu_ids={cores}", f"--task_worker_stack_size={4 * _STACK_BYTES}"
+        )
     config = rt.Config("local-sync" if job.threads == 1 else "local-task")
     weights, code = job.folder / _WEIGHTS, job.folder / _CODE
     modules = [rt.create_hal_module(config.vm_instance, config.device)]

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from benchmarks.board.records import EngineRecord, RowRecord
-from benchmarks.board.verdicts import Verdict, best_peer, bounds, means, statistics_of, verdict
+from benchmarks.board.verdicts import (
+    Verdict,
+    best_peer,
+    bounds,
+    is_quiet,
+    means,
+    statistics_of,
+    verdict,
+)
 from benchmarks.peers import DYNAMIC, PEERS, STATIC
 
 __all__ = ["render"]
@@ -37,12 +45,20 @@ def render(rows: Mapping[str, RowRecord], facts: Mapping[str, str], chart: str =
     """All tables."""
     parts = ["# The board", "Written by `make board`; every sample is in `board.json`."]
     parts += [f"![Latency of every engine over that of the best peer]({chart})"] if chart else []
-    parts += [_METHOD, "\n".join(_summary(rows)), "\n".join(_main(rows))]
+    parts += [_METHOD, *_warning(rows), "\n".join(_summary(rows)), "\n".join(_main(rows))]
     parts += ["## Bounds", "\n".join(_bounds(rows))]
     parts += ["## Not timed", "\n".join(_absent(rows)) or "Every engine was timed in every row."]
     parts += ["## Details", "\n".join(_details(rows))]
     parts += ["## Conditions", "\n".join(_conditions(rows)), "\n".join(_facts(facts))]
     return "\n\n".join(parts) + "\n"
+
+
+def _warning(rows: Mapping[str, RowRecord]) -> Iterator[str]:
+    """Which rows were measured while the machine did other things as well."""
+    loud = [key for key, record in rows.items() if not is_quiet(record)]
+    if loud:
+        which = "all rows" if len(loud) == len(rows) else "; ".join(loud)
+        yield f"**The machine was not quiet** ({which}): see the conditions at the end."
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:

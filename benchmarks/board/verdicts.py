@@ -14,11 +14,13 @@ from benchmarks.peers import DYNAMIC, PEERS, STATIC
 from tunesmith import bench
 
 __all__ = [
-    "Bound", "Mean", "Verdict", "best_peer", "bounds", "means", "statistics_of", "verdict",
+    "Bound", "Mean", "Verdict", "best_peer", "bounds", "is_quiet", "means", "statistics_of",
+    "verdict",
 ]  # fmt: skip
 
 EQUAL = 0.06  # an interval around 1 that is narrower says that both are as fast
 LEAST_ROUNDS = 5  # fewer tell nothing about the spread
+QUIET_CPUS = 0.1  # of a processor, that others may use
 DYNAMIC_LIMIT = 1.10
 # Of each family: the geometric mean, and the worst row.
 LIMITS = {"transformer": (0.92, 1.05), "convolution": (1.15, 1.4), "decode": (0.85, 0.85)}
@@ -76,6 +78,12 @@ def statistics_of(entry: EngineRecord) -> bench.Statistics | None:
     """The latency of an engine, from its samples."""
     samples = [block for block in entry.get("samples_ms", []) if block]
     return bench.statistics(samples) if samples else None
+
+
+def is_quiet(record: RowRecord) -> bool:
+    """Whether little but the engine under measurement ran; unknown counts as quiet."""
+    quiet = record.get("quiet")
+    return quiet is None or (quiet["idle"] <= QUIET_CPUS and quiet["others"] <= QUIET_CPUS)
 
 
 def best_peer(record: RowRecord) -> str | None:

@@ -18,7 +18,7 @@ from tunesmith.ir.types import DType
 
 from ..evaluator import Evaluator
 from ..index import Index, Sizes
-from ..schedule import conv, depthwise
+from ..schedule import conv, depthwise, emit
 from ..schedule.window import Window
 from .scalar import immediate
 
@@ -64,12 +64,8 @@ def conv_layout(node: Node, machine: Machine) -> ConvLayout | None:
     """How the weight is packed, from what is known when the model is compiled; or row-major."""
     if is_depthwise(node):
         return None
-    work = _work(node, lambda size: size if isinstance(size, int) else Unknown)
+    work = _work(node, Sizes(), write=False)
     return ConvLayout(work, conv.default(work, machine))
-
-
-# A size that is not known now, where only that matters.
-Unknown: Prim = tirx.Var("unknown", "int64")
 
 
 def _pair(node: Node, name: str, fallback: int = 1) -> tuple[int, int]:
@@ -81,9 +77,15 @@ def _pair(node: Node, name: str, fallback: int = 1) -> tuple[int, int]:
     return (fallback, found[0]) if len(found) == 1 else (found[0], found[1])
 
 
-def _window(node: Node, kernel: tuple[int, int], size: Callable[[Dim], int | Prim]) -> Window:
+def _window(node: Node, kernel: tuple[int, int], sizes: Sizes, *, write: bool) -> Window:
+    """What the node reads; to `write` its kernel, or only to know what is known now."""
     x = node.present_operands[0].type.shape[2:]
     out = node.result.type.shape[2:]
+
+    def size(value: Dim) -> int | Prim:
+        found = _size(value, sizes)
+        return emit.opaque(found) if write else found
+
     return Window(
         kernel=kernel,
         strides=_pair(node, "strides"),
@@ -92,10 +94,11 @@ def _window(node: Node, kernel: tuple[int, int], size: Callable[[Dim], int | Pri
         dilations=_pair(node, "dilations"),
         image=(1 if len(x) == 1 else size(x[0]), size(x[-1])),
         out=(1 if len(out) == 1 else size(out[0]), size(out[-1])),
+        widths=(_size(x[-1], sizes), _size(out[-1], sizes)),
     )
 
 
-def _work(node: Node, size: Callable[[Dim], int | Prim]) -> conv.ConvWork:
+def _work(node: Node, sizes: Sizes, *, write: bool) -> conv.ConvWork:
     out, inner, *kernel = node.present_operands[1].type.shape
     groups = node.attributes["groups"]
     assert isinstance(out, int) and isinstance(inner, int) and isinstance(groups, int)
@@ -105,12 +108,12 @@ def _work(node: Node, size: Callable[[Dim], int | Prim]) -> conv.ConvWork:
         groups=groups,
         inner=inner,
         out=out // groups,
-        window=_window(node, (rows, columns), size),
+        window=_window(node, (rows, columns), sizes, write=write),
     )
 
 
-def _size(sizes: Sizes) -> Callable[[Dim], int | Prim]:
-    return lambda value: sizes.expr(value) if isinstance(value, DimExpr) else value
+def _size(value: Dim, sizes: Sizes) -> int | Prim:
+    return sizes.expr(value) if isinstance(value, DimExpr) else value
 
 
 def _reader(evaluator: Evaluator, x: Value) -> Callable[[Prim, Prim, Prim, Prim], Prim]:
@@ -153,8 +156,7 @@ def emit_conv_group(
     x = node.present_operands[0]
     bias = node.operands[2] if len(node.operands) > 2 else None
     sizes, shape = evaluator.sizes, node.result.type.shape
-    size = _size(sizes)
-    work = _work(node, size)
+    work = _work(node, sizes, write=True)
 
     def write(image: Prim, channel: Prim, pixel: Prim, value: Prim) -> None:
         reader = evaluator.fresh()
@@ -166,7 +168,7 @@ def emit_conv_group(
     layout = conv_layout(node, machine)
     if layout is not None:
         conv.emit_conv(
-            batch=size(shape[0]),
+            batch=_size(shape[0], sizes),
             work=work,
             load=_reader(evaluator, x),
             weight=weight,
@@ -187,7 +189,7 @@ def emit_conv_group(
         write(image, channel, row * sizes.expr(shape[-1]) + column, value)
 
     depthwise.emit_planes(
-        batch=size(shape[0]),
+        batch=_size(shape[0], sizes),
         channels=work.groups * work.out,
         each=work.out,
         window=work.window,
@@ -205,8 +207,7 @@ def emit_pool_group(
     """The greatest or the mean of each window, and what is fused behind it."""
     (x,) = node.present_operands
     sizes, shape = evaluator.sizes, node.result.type.shape
-    size = _size(sizes)
-    window = _window(node, _pair(node, "kernel"), size)
+    window = _window(node, _pair(node, "kernel"), sizes, write=True)
     mean = node.op.name == "average_pool"
     channels = shape[1]
     assert isinstance(channels, int)
@@ -229,7 +230,7 @@ def emit_pool_group(
         _finish(evaluator.fresh(), node, output, store, at, value)
 
     depthwise.emit_planes(
-        batch=size(shape[0]),
+        batch=_size(shape[0], sizes),
         channels=channels,
         each=1,
         window=window,

@@ -211,7 +211,7 @@ class _Conv:
     def run(self) -> None:
         """Tasks: an image, a group, a block of pixels, and a part of the channels."""
         knobs, groups = self.knobs, self.work.groups
-        pixels = self.work.window.pixels
+        pixels = emit.opaque(self.work.window.pixels)
         if knobs.rows:
             blocks = emit.ceil_div(self.work.window.out[0], knobs.rows)
         else:
@@ -254,11 +254,11 @@ class _Conv:
         """One block as panels of neighbouring pixels, rows one behind the other."""
         shape, known = self.shape, emit.static(pixels)
         most = shape.width * self.knobs.panels
-        first = T.Bind(block * most)
+        first = emit.index(emit.opaque(block * most))
         count: Dim = most
         if known is None or known % most:
             count = emit.minimum(most, emit.index(pixels) - first)
-            count = count if emit.static(count) is not None else T.Bind(count)
+            count = emit.opaque(count)
         if known is not None and known <= most:
             count = known
         source = Panels(shape, self.knobs.panels)
@@ -323,7 +323,7 @@ class _Conv:
         """Whole panels, then one that has as many vectors as pixels are left for."""
         shape = source.shape
         known, width = emit.static(count), shape.width
-        whole = known // width if known is not None else T.Bind(count // width)
+        whole = emit.opaque(count // width)
         if known is None or known >= width:
             with emit.loop(whole) as panel:
                 self.depth(source, tile, panel, shape.vectors, sums, pitch)
@@ -332,7 +332,7 @@ class _Conv:
             if vectors:
                 self.depth(source, tile, emit.index(known // width), vectors, sums, pitch)
             return
-        rest = T.Bind(count - whole * width)
+        rest = emit.index(emit.opaque(count - whole * width))
         for vectors in range(1, shape.vectors + 1):
             low, high = (vectors - 1) * self.lanes, vectors * self.lanes
             needed = T.And(rest > low, rest <= high)
@@ -413,7 +413,8 @@ def _split(value: Expr, size: Dim) -> tuple[Expr, Expr]:
     """The last of the numbers that a task stands for, and what is before it."""
     if emit.static(size) == 1:
         return emit.index(0), value
-    return T.Bind(value % emit.index(size)), T.Bind(value // emit.index(size))
+    last, before = value % emit.index(size), value // emit.index(size)
+    return emit.index(emit.opaque(last)), emit.index(emit.opaque(before))
 
 
 def _run(count: Dim, lanes: int, put: Callable[[Expr], None]) -> None:
@@ -422,7 +423,7 @@ def _run(count: Dim, lanes: int, put: Callable[[Expr], None]) -> None:
 
     def vectors() -> None:
         with emit.loop(emit.ceil_div(count, lanes)) as block:
-            start = T.Bind(T.min(block * lanes, emit.index(count) - lanes))
+            start = emit.index(emit.opaque(T.min(block * lanes, emit.index(count) - lanes)))
             with emit.vector_loop(lanes) as lane:
                 put(start + lane)
 

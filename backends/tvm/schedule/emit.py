@@ -70,6 +70,20 @@ def minimum(left: Dim, right: Dim) -> Dim:
     return T.min(index(left), index(right))
 
 
+def opaque(value: Dim) -> Dim:
+    """Return `value`, if it is not known now as a variable that no pass of TVM looks behind.
+
+    Several passes substitute variables by what they are bound to; with sizes that are known at run
+    time only, divided and multiplied, that made the compilation of one kernel take minutes.
+    """
+    known = static(value)
+    if known is not None:
+        return known
+    cell = T.alloc_buffer((1,), "int64")
+    T.buffer_store(cell, index(value), [index(0)])
+    return T.Bind(cell[index(0)])
+
+
 def registers(count: int, lanes: int, dtype: str = "float32") -> list[Buffer]:
     """Allocate `count` buffers of one vector each, which LLVM promotes to registers.
 

@@ -96,9 +96,9 @@ class Panels(Source):
         """Gather `count` pixels from `first` on, in panels one after the other."""
         width = self.shape.width
         with emit.loop(emit.ceil_div(count, width)) as panel:
-            begin = T.Bind(first + panel * width)
+            begin = emit.index(emit.opaque(first + panel * width))
             left = emit.minimum(width, emit.index(count) - panel * width)
-            left = left if emit.static(left) is not None else T.Bind(left)
+            left = emit.opaque(left)
             base = T.Bind(panel * self.depth)
             if self.shape.window.pointwise:
                 self._pointwise(element, base, begin, left)
@@ -139,8 +139,8 @@ class Panels(Source):
     def _windows(self, element: Element, base: Expr, first: Expr, count: Dim) -> None:
         window, taps = self.shape.window, self.shape.taps
         columns = emit.index(window.out[1])
-        top = T.Bind(first // columns)
-        bottom = T.Bind((first + (emit.index(count) - 1)) // columns)
+        top = emit.index(emit.opaque(first // columns))
+        bottom = emit.index(emit.opaque((first + (emit.index(count) - 1)) // columns))
         plane = Plane(window, self._most_rows(count), self.shape.lanes)
         plane.clear()
         with emit.loop(self.shape.inner) as channel:
@@ -154,7 +154,7 @@ class Panels(Source):
                         self._segments(plane, k * self.pitch, offset, first, wide, top)
                     if self.shape.odd:
                         last = T.Bind(first + self.pitch)
-                        row = T.Bind(last // columns)
+                        row = emit.index(emit.opaque(last // columns))
                         at = (row - top) * plane.columns + offset + (last - row * columns)
                         T.buffer_store(self.singles, plane.buffer[at], [k])
 
@@ -168,7 +168,7 @@ class Panels(Source):
             rows = (most - 2) // columns + 2
             height = emit.static(self.shape.window.out[0])
             return rows if height is None else min(rows, height)
-        return T.Bind((most - 2) // emit.index(self.shape.window.out[1]) + 2)
+        return (most - 2) // emit.index(self.shape.window.widths[1]) + 2
 
     def _segments(
         self, plane: Plane, target: Expr, offset: Expr, first: Expr, wide: Dim, top: Expr
@@ -177,12 +177,13 @@ class Panels(Source):
         lanes = self.shape.lanes
         columns = emit.index(self.shape.window.out[1])
         end = first + emit.index(wide)
-        last = T.Bind((end - 1) // columns)
+        last = emit.index(emit.opaque((end - 1) // columns))
         with emit.loop(last - top + 1) as row:
             begin = T.Bind(T.max((top + row) * columns, first))
             stop = T.Bind(T.min((top + row + 1) * columns, end))
-            source = T.Bind(row * plane.columns + offset + begin - (top + row) * columns)
-            place = T.Bind(target + begin - first)
+            source = row * plane.columns + offset + begin - (top + row) * columns
+            source = emit.index(emit.opaque(source))
+            place = emit.index(emit.opaque(target + begin - first))
             with emit.loop((stop - begin + (lanes - 1)) // lanes) as block:
                 value = emit.load(plane.buffer, source + block * lanes, lanes)
                 emit.save(self.buffer, place + block * lanes, lanes, value)

@@ -36,6 +36,7 @@ class Window:
     dilations: tuple[int, int]
     image: tuple[Dim, Dim]
     out: tuple[Dim, Dim]
+    widths: tuple[Dim, Dim]  # of image and result, once more: what memory is asked for by
 
     @property
     def pointwise(self) -> bool:
@@ -84,21 +85,18 @@ class Plane:
     ) -> None:
         self.window, self.lanes, self.filling = window, lanes, filling
         self.step = window.strides[1]
-        width, around = window.image[1], window.low[1] + window.high[1]
-        known = emit.static(width)
-        if known is not None:
-            self.columns: Dim = -(-(known + around) // self.step)
-        else:
-            self.columns = T.Bind((emit.index(width) + (around + self.step - 1)) // self.step)
+        columns = emit.index(window.widths[0]) + (window.low[1] + window.high[1] + self.step - 1)
+        columns = columns // self.step
+        self.columns = emit.opaque(columns)
         self.phases = window.phases(1)
         self.row_phases = window.phases(0)
         reach = max(map(window.reach, self.row_phases))
-        limit = emit.static(count)
-        self.rows = limit + reach if limit is not None else emit.index(count) + reach
-        self.area = self._times(self.rows, self.columns)  # of one pair of phases
-        self.size = self._times(self.area, len(self.phases) * len(self.row_phases))
+        pairs = len(self.phases) * len(self.row_phases)
+        area = (emit.index(count) + reach) * columns
+        self.area = emit.opaque(area)  # of one pair of phases
+        self.size = self._times(self.area, pairs)
         # vectors may reach over the end of the last row
-        total = emit.index(self.size) * channels + 4 * lanes
+        total = area * (pairs * channels) + 4 * lanes
         self.buffer: Buffer = T.alloc_buffer((total,), "float32")
         self.base: Expr = emit.index(0)
         self.line: Buffer | None = None
@@ -147,8 +145,8 @@ class Plane:
             extent = emit.index(count) + window.reach(phase)
             offset = self._times(self.area, number * len(self.phases))
             with emit.loop(extent) as row:
-                y = T.Bind((first + row) * window.strides[0] + shift)
-                start = T.Bind(self.base + row * self.columns + offset)
+                y = emit.index(emit.opaque((first + row) * window.strides[0] + shift))
+                start = emit.index(emit.opaque(self.base + row * self.columns + offset))
                 copied = partial(self._row, partial(load, y), start)
                 if window.padded:
                     emit.branch_if(T.And(y >= 0, y < height), copied)
@@ -181,7 +179,7 @@ class Plane:
 
         def vectors() -> None:
             with emit.loop(emit.ceil_div(width, lanes)) as block:
-                x = T.Bind(T.min(block * lanes, emit.index(width) - lanes))
+                x = emit.index(emit.opaque(T.min(block * lanes, emit.index(width) - lanes)))
                 with emit.vector_loop(lanes) as lane:
                     T.buffer_store(self.buffer, load(x + lane), [start + x + lane])
 
