@@ -23,9 +23,9 @@ _FOLDED = ("mul", "add", "sub")
 
 @dataclass(frozen=True, kw_only=True)
 class FoldBatchNorm(Pass):
-    """`conv(x, w, b) * s + t  =>  conv(x, w * s, b * s + t)`, for constants with an element a channel.
+    """`conv(x, w, b) * s + t  =>  conv(x, w * s, b * s + t)`, constants with an element a channel.
 
-    Batch normalization arrives as this product and sum (Ioffe and Szegedy, 2015). Each new weight is
+    Batch normalization arrives as this product and sum (Ioffe, Szegedy, 2015). Each new weight is
     rounded once, so a result moves by about one unit in the last place of the sum of magnitudes of
     its products: within 1e-6 of that sum in f32. Weights that would leave the range of their type
     stay as they are.

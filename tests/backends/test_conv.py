@@ -74,7 +74,9 @@ STATIC = {
     "3x3 over 56x56": Conv("1, 8, 56, 56", 64, (3, 3), 8, low=PAD, high=PAD, behind=CLIP),
     "3x3, stride 2": Conv("1, 3, 29, 56", 64, (3, 3), 3, (2, 2), PAD, PAD),
     "3x3, stride 2, padding behind": Conv("1, 3, 32, 32", 17, (3, 3), 3, (2, 2), high=(1, 1)),
-    "3x3, stride 3, dilation 2": Conv("1, 3, 23, 25", 16, (3, 3), 3, (3, 3), (2, 1), (0, 3), (2, 2)),
+    "3x3, stride 3, dilation 2": Conv(
+        "1, 3, 23, 25", 16, (3, 3), 3, (3, 3), (2, 1), (0, 3), (2, 2)
+    ),
     "7x7, stride 2": Conv("1, 3, 40, 38", 64, (7, 7), 3, (2, 2), (3, 3), (3, 3)),
     "more than 1024 products": Conv("1, 130, 7, 9", 16, (3, 3), 130, low=PAD, high=PAD),
     "one axis": Conv("2, 16, 37", 24, (3,), 16, (2,), (1,), (1,), (1,)),

@@ -213,7 +213,12 @@ def emit_pool_group(
     assert isinstance(channels, int)
 
     def greater(so_far: Prim, value: Prim, _: Prim) -> Prim:
-        return tirx.Select(tirx.any(value > so_far, tirx.NE(value, value)), value, so_far)
+        # the simplifier takes `value != value` of whole vectors for false, so NaN is told by its bits
+        lanes = machine.vector_bytes // emit.FLOAT_BYTES
+        bits = T.reinterpret(f"int32x{lanes}", value)
+        magnitude = tirx.bitwise_and(bits, T.broadcast(T.int32(0x7FFFFFFF), lanes))
+        is_nan = magnitude > T.broadcast(T.int32(0x7F800000), lanes)
+        return tirx.Select(tirx.any(value > so_far, is_nan), value, so_far)
 
     fold = depthwise.Fold(
         filling=0.0 if mean else float("-inf"),

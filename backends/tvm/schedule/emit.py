@@ -84,6 +84,18 @@ def opaque(value: Dim) -> Dim:
     return T.Bind(cell[index(0)])
 
 
+def held(value: Expr) -> Expr:
+    """Return `value` out of a cell of its own, so that it is computed once.
+
+    What a variable is bound to, several passes and the code generator put in its place, over and
+    over: a chain of a dozen of them never compiles. Behind memory they do not look; a vectorized
+    loop makes the cell a vector, and LLVM keeps it in a register.
+    """
+    cell = T.alloc_buffer((1,), str(value.ty))
+    T.buffer_store(cell, value, [index(0)])
+    return cell[index(0)]
+
+
 def registers(count: int, lanes: int, dtype: str = "float32") -> list[Buffer]:
     """Allocate `count` buffers of one vector each, which LLVM promotes to registers.
 

@@ -16,6 +16,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Select, const
 from tvm.tirx.script import builder as T
 
+from .emit import held
+
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 _LOG = (
     7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
@@ -56,7 +58,7 @@ def _named(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
 
     Outside of an IR builder there is no place for a variable, and `value` is repeated instead.
     """
-    return body(T.Bind(value) if IRBuilder.is_in_scope() else value)
+    return body(held(value) if IRBuilder.is_in_scope() else value)
 
 
 def _polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
