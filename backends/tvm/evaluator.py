@@ -6,20 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tvm import tirx
 from tvm.ir import Expr as Prim
-from tvm.tirx.script import builder as T
+from tvm.ir import TensorLoad
 
 from tunesmith.ir.builder import trace
 from tunesmith.ir.graph import Node, Value
-from tunesmith.ir.types import TensorType
+from tunesmith.ir.types import DType, TensorType
 
 from .index import Index, Sizes, int64
 from .kernels.movement import MOVEMENT_RULES
-from .kernels.scalar import SCALAR_RULES, immediate
+from .kernels.scalar import SCALAR_RULES, cast_to, immediate
+from .schedule.emit import held
 
 __all__ = ["Evaluator", "can_inline"]
-
-
-_LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm)
 
 
 def can_inline(node: Node) -> bool:
@@ -37,9 +35,8 @@ class Evaluator:
 
     `buffers` hold values row-major and flat. `known` are values that the kernel itself computes:
     a function from their index to the expression. `tied` tables lie in the panels of a packed
-    weight that is their transpose, with the width of a panel. An expression that is not a plain
-    load is bound to a variable once per index, so that a value with several readers is computed
-    once.
+    weight that is their transpose, with the width of a panel. What a rule reads
+    is held in a cell, so that a value with several readers is computed once for an index.
     """
 
     def __init__(self, sizes: Sizes, buffers: Mapping[Value, tirx.Buffer]) -> None:
@@ -52,7 +49,7 @@ class Evaluator:
         self._bind = True
 
     def fresh(self) -> Evaluator:
-        """The same values without the variables: for another loop."""
+        """The same values without the cells: for another loop."""
         other = Evaluator(self.sizes, self.buffers)
         other.known = dict(self.known)
         other.tied = self.tied
@@ -71,7 +68,8 @@ class Evaluator:
             at = [tirx.floordiv(row, tile), column, tirx.floormod(row, tile)]
             return self.buffers[value][tuple(at)]
         if value in self.buffers:
-            return self.buffers[value][index.flat()]
+            element = self.buffers[value][index.flat()]
+            return cast_to(element, DType.u8, value.type.dtype) if _is_flag(value) else element
         key = (value, id(index))
         if key in self._memo:
             return self._memo[key]
@@ -126,12 +124,22 @@ class Evaluator:
         return result
 
     def _held(self, element: Prim) -> Prim:
-        """The element in a variable, where one may be written, so that it is computed once.
+        """The element in a cell, where one may be written, so that it is computed once."""
+        return element if _is_plain(element) or not self._bind else held(element)
 
-        Not a bool: TVM's vectorizer leaves the scalar side of a bound comparison scalar.
-        """
-        plain = isinstance(element, _LEAVES) or str(element.ty) == "bool"
-        return element if plain or not self._bind else T.Bind(element)
+
+def _is_flag(value: Value) -> bool:
+    return value.type.dtype is DType.bool
+
+
+def _is_plain(element: Prim) -> bool:
+    """Whether the expression may be written again and again: it costs nothing, or is a bool.
+
+    Of those, TVM's vectorizer leaves the scalar side of a comparison that is kept scalar.
+    """
+    if isinstance(element, TensorLoad):  # of a cell, or of a scalar
+        return all(isinstance(index, (tirx.IntImm, tirx.Var)) for index in element.indices)
+    return isinstance(element, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or str(element.ty) == "bool"
 
 
 def _always(element: Prim) -> Callable[[Index], Prim]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from tunesmith.ir.graph import Graph, Node, Value
 
 from .evaluator import can_inline
-from .kernels.movement import may_be_empty
+from .kernels.movement import is_guarded
 from .kernels.scalar import SCALAR_RULES
 from .legalize import has_windows, is_row_operator
 
 __all__ = ["Group", "Plan", "form_groups"]
 
 _FREE = frozenset({"full", "iota", "dim_value"})
-_GUARDED = frozenset({"concat", "pad", "gather", "gather_elements", "gather_nd"})
 _MAX_INLINED = 24
 
 
@@ -79,8 +79,8 @@ def is_costly(node: Node) -> bool:
 def form_groups(graph: Graph) -> Plan:
     """Fuse elementwise chains into the kernels before them, and the rest into those after them.
 
-    A chain hangs on a value with a single reader, so nothing outside the kernel can depend on the
-    inside and feed it again: every group is convex.
+    A chain hangs on a value with a single reader, or all readers of its values end in one node, so
+    nothing outside the kernel can depend on the inside and feed it again: every group is convex.
     """
     groups = _with_epilogues(graph)
     owner = {node: group for group in groups for node in (group.anchor, *group.epilogue)}
@@ -102,6 +102,7 @@ def _with_epilogues(graph: Graph) -> list[Group]:
     groups: list[Group] = []
     tail: dict[Value, Group] = {}
     order: dict[Group, int] = {}
+    taken: dict[Node, None] = {}
     for node in graph.nodes:
         if node.op.name == "constant":
             continue
@@ -113,10 +114,13 @@ def _with_epilogues(graph: Graph) -> list[Group]:
             if kind != "loops" and len(node.results) == 1:
                 tail[node.result] = group
             continue
-        joined = _join(node, tail, order)
+        joined, nodes = _join(node, tail, order), [node]
+        if joined is None:
+            joined, nodes = _join_all(node, tail, order, taken)
         if joined is not None:
             del tail[joined.outputs[0]]
-            joined.epilogue.append(node)
+            joined.epilogue.extend(nodes)
+            taken.update(dict.fromkeys(nodes))
             tail[node.result] = joined
     return groups
 
@@ -147,6 +151,65 @@ def _join(node: Node, tail: dict[Value, Group], order: dict[Group, int]) -> Grou
     return None
 
 
+def _join_all(
+    node: Node, tail: dict[Value, Group], order: dict[Group, int], taken: Container[Node]
+) -> tuple[Group | None, list[Node]]:
+    """The latest kernel whose result several nodes read that all end in `node`, and those nodes.
+
+    `x * sigmoid(x + 1)` is one: nothing but the product leaves it.
+    """
+    shape = node.result.type.shape
+    if not is_elementwise(node):
+        return None, []
+    before: dict[Node, None] = {node: None}
+    found: dict[Value, None] = {}
+    work = [node]
+    while work:
+        for value in work.pop().present_operands:
+            producer = value.producer
+            if value in tail:
+                found[value] = None
+            elif (
+                producer is not None
+                and producer not in before
+                and producer not in taken
+                and is_elementwise(producer)
+                and producer.result.type.shape == shape
+            ):
+                before[producer] = None
+                work.append(producer)
+        if len(before) > _MAX_INLINED:
+            return None, []
+    for value in sorted(found, key=lambda v: -order[tail[v]]):
+        group = tail[value]
+        if group.kind == "attention" or value.type.shape != shape:
+            continue
+        inside = _between(value, node, before)
+        if inside is not None:
+            return group, inside
+    return None, []
+
+
+def _between(value: Value, node: Node, allowed: Container[Node]) -> list[Node] | None:
+    """The nodes that depend on `value`, in order, if all are allowed and `node` is the last."""
+    inside: dict[Node, None] = {node: None}
+    work = [value]
+    while work:
+        for user, _ in work.pop().users:
+            if user not in allowed:
+                return None
+            if user not in inside:
+                inside[user] = None
+                work.append(user.result)
+    result: list[Node] = []
+    while inside:
+        ready = [n for n in inside if not any(v.producer in inside for v in n.present_operands)]
+        for one in ready:
+            del inside[one]
+        result += ready
+    return result
+
+
 def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
     """Decide from the outputs upwards; what a value's readers allow decides about the value."""
     contexts: dict[Value, set[str]] = {}
@@ -163,7 +226,7 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
                 seen.add("output")
             elif user in owner:
                 seen.add(_role(user, operand, owner[user]))
-            elif _guards(user):
+            elif is_guarded(user):
                 seen.add("again")
             elif user.result in in_memory:
                 seen.add("stream")
@@ -182,11 +245,6 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
     return in_memory
 
 
-def _guards(user: Node) -> bool:
-    """Whether `user` reads elements only under a condition, so that they must be plain loads."""
-    return user.op.name in _GUARDED and any(may_be_empty(v.type) for v in user.present_operands)
-
-
 def _role(user: Node, operand: int, group: Group) -> str:
     if user is not group.anchor:
         x = user.operands[operand]
@@ -195,6 +253,8 @@ def _role(user: Node, operand: int, group: Group) -> str:
         return "heads" if operand < 3 else "mask"
     if group.kind == "rows":
         return "stream" if operand == 0 else "again"
+    if group.kind in ("conv", "pool"):
+        return "gathered" if operand == 0 else "again"
     return "again"
 
 
@@ -204,10 +264,13 @@ def _inline(node: Node, contexts: set[str], readers: int, level: int) -> bool:
         return False
     if name in _FREE:
         return True
-    if level > _MAX_INLINED:
+    if level > _MAX_INLINED or is_guarded(node):
         return False
     if name == "reshape":
         return True
+    if "gathered" in contexts:  # the kernel copies its image, which is when it is computed
+        single = readers == 1 and contexts <= {"stream", "gathered"}
+        return single and (name == "expand" or is_elementwise(node))
     if contexts <= {"stream", "repeated"}:
         if "repeated" in contexts and is_costly(node):
             return False

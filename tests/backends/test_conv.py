@@ -185,6 +185,24 @@ def test_residual_is_added_before_the_result_is_stored() -> None:
     assert check(graph, feeds).kinds == ["conv"]
 
 
+def test_elementwise_neighbours_need_no_kernel_of_their_own() -> None:
+    windows = "strides = [2, 2], low = [1, 1], high = [1, 1], dilations = [1, 1]"
+    text = f"""graph @f(%x: f32[B, 3, 15, 40], %g: f32[B, 3, 1, 1], %w: f32[17, 3, 3, 3]) {{
+      %m = mul(%x, %g)
+      %c = conv(%m, %w) {{{windows}}}
+      %s = constant() {{value = f32[] 0.16666667}}
+      %h = constant() {{value = f32[] 0.5}}
+      %t = mul(%c, %s)
+      %u = add(%t, %h)
+      %v = clip(%u) {{low = 0.0, high = 1.0}}
+      %y = mul(%c, %v)
+      return %y
+    }}"""
+    weight = np.random.default_rng(2).standard_normal((17, 3, 3, 3)).astype(np.float32)
+    graph = pin(parse_graph(text), {}, {"w": weight})
+    assert check(graph, random_feeds(graph, {"B": 2})).kinds == ["conv"]
+
+
 def test_what_has_no_schedule_runs_on_loops() -> None:
     text = """graph @f(%x: f32[1, 4, 9, 9], %w: f32[4, 4, 3, 3]) {
       %c = conv(%x, %w) {strides = [1, 1], low = [1, 1], high = [1, 1], dilations = [1, 1]}

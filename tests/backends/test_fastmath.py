@@ -16,6 +16,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tunesmith.backends.tvm.schedule import fastmath
+from tunesmith.backends.tvm.schedule.emit import vector_loop
 from tunesmith.ir.target import Machine
 
 from .test_kernels_gemm import compile_function, machines
@@ -54,7 +55,7 @@ def build(name: str, machine: Machine) -> Any:
             x, y, n = T.arg("x", T.handle()), T.arg("y", T.handle()), T.int64()
             a = T.match_buffer(x, (n, 16), "float32")
             b = T.match_buffer(y, (n, 16), "float32")
-            with T.serial(n) as i, T.vectorized(T.int64(16)) as lane:
+            with T.serial(n) as i, vector_loop(16) as lane:
                 T.buffer_store(b, getattr(fastmath, name)(a[i, lane]), [i, lane])
     return compile_function(builder.get(), machine)
 

@@ -213,7 +213,7 @@ def emit_pool_group(
     assert isinstance(channels, int)
 
     def greater(so_far: Prim, value: Prim, _: Prim) -> Prim:
-        # the simplifier takes `value != value` of whole vectors for false, so NaN is told by its bits
+        # the simplifier takes `value != value` of whole vectors for false: NaN is told by its bits
         lanes = machine.vector_bytes // emit.FLOAT_BYTES
         bits = T.reinterpret(f"int32x{lanes}", value)
         magnitude = tirx.bitwise_and(bits, T.broadcast(T.int32(0x7FFFFFFF), lanes))

@@ -15,6 +15,7 @@ from tunesmith.ir.types import Shape
 from ..evaluator import Evaluator
 from ..index import Index
 from .loops import columns, for_each, is_large
+from .movement import is_guarded
 
 __all__ = ["emit_elementwise"]
 
@@ -28,6 +29,8 @@ def emit_elementwise(
     shape = output.type.shape
     runs = _runs(output, inlined)
     dims = [tuple(shape[a:b]) for a, b in runs]
+    if any(is_guarded(node) for node in inlined):
+        lanes = 1
     inner = product(dims[-1]) if dims else 1
     outer = [product(d) for d in dims[:-1]]
     parallel = is_large(output.type.size)
@@ -67,11 +70,7 @@ def _flat(evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, 
             index = Index(((dims, begin + column),), sizes)
             T.buffer_store(store, fresh.compute(output, index), [index.flat()])
 
-        whole = tirx.floordiv(count, sizes.expr(lanes))
-        with T.serial(whole) as block, T.vectorized(sizes.expr(lanes)) as lane:
-            element(block * sizes.expr(lanes) + lane)
-        with T.serial(tirx.floormod(count, sizes.expr(lanes))) as rest:
-            element(whole * sizes.expr(lanes) + rest)
+        columns(count, lanes, sizes, element)
 
 
 def _runs(output: Value, inlined: list[Node]) -> list[tuple[int, int]]:

@@ -169,6 +169,9 @@ class Kernel:
                     count = sizes.expr(value.type.size)
                     dtype = TVM_DTYPE[value.type.dtype]
                     stores.append(T.arg(f"w{number}", T.buffer((count,), dtype)))
+                for value, flags in buffers.items():
+                    if value.type.dtype is DType.bool:  # of which TVM cannot load a vector
+                        buffers[value] = T.decl_buffer(flags.shape, "uint8", data=flags.data)
                 evaluator = Evaluator(sizes, buffers)
                 evaluator.tied = {v: self._tile(v) for v in self.tied}
                 self._body(evaluator, stores, lanes)

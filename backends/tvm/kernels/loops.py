@@ -8,9 +8,10 @@ from tvm import tirx
 from tvm.ir import Expr as Prim
 from tvm.tirx.script import builder as T
 
-from tunesmith.ir.dims import Dim, bounds
+from tunesmith.ir.dims import Dim, DimExpr, bounds
 
 from ..index import Sizes, int64
+from ..schedule.emit import vector_loop
 
 __all__ = ["columns", "for_each", "is_large"]
 
@@ -24,7 +25,7 @@ def is_large(size: Dim) -> bool:
 
 
 def columns(
-    count: Dim,
+    count: Dim | Prim,
     lanes: int,
     sizes: Sizes,
     body: Callable[[Prim], None],
@@ -36,11 +37,15 @@ def columns(
         return column if start is None else start + column
 
     known = count if isinstance(count, int) else None
-    total = sizes.expr(count)
+    total = sizes.expr(count) if isinstance(count, int | DimExpr) else count
+    if lanes == 1:
+        with T.serial(total) as column:
+            body(at(column))
+        return
     whole = int64(known // lanes) if known is not None else tirx.floordiv(total, int64(lanes))
     rest = int64(known % lanes) if known is not None else tirx.floormod(total, int64(lanes))
     if known is None or known >= lanes:
-        with T.serial(whole) as block, T.vectorized(int64(lanes)) as lane:
+        with T.serial(whole) as block, vector_loop(lanes) as lane:
             body(at(block * int64(lanes) + lane))
     if known is None or known % lanes:
         with T.serial(rest) as column:

@@ -18,7 +18,7 @@ from .scalar import cast_to, immediate
 if TYPE_CHECKING:
     from tunesmith.ir.ops import Attribute
 
-__all__ = ["MOVEMENT_RULES", "may_be_empty", "wrapped"]
+__all__ = ["MOVEMENT_RULES", "is_guarded", "may_be_empty", "wrapped"]
 
 
 class Reader(Protocol):
@@ -57,6 +57,18 @@ def _operand(node: Node, index: int = 0) -> Value:
 def may_be_empty(type: TensorType) -> bool:
     """Whether a tensor may have no elements, so that not even a held index is safe to read."""
     return any(bounds(size)[0] < 1 for size in type.shape)
+
+
+_GUARDED = frozenset({"concat", "pad", "gather", "gather_elements", "gather_nd"})
+
+
+def is_guarded(node: Node) -> bool:
+    """Whether elements are read under a condition only, because a tensor may have none.
+
+    Such a read cannot be in a vectorized loop: TVM would take its neighbours apart, wrongly.
+    """
+    read = node.present_operands[:1] if "gather" in node.op.name else node.present_operands
+    return node.op.name in _GUARDED and any(may_be_empty(v.type) for v in read)
 
 
 def _reshape(reader: Reader, node: Node, index: Index) -> Prim:

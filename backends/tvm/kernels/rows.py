@@ -20,6 +20,7 @@ from ..evaluator import Evaluator
 from ..index import Index, int64
 from ..legalize import ROW_REDUCTIONS
 from ..schedule import fastmath
+from ..schedule.emit import vector_loop
 from .loops import columns, is_large
 from .scalar import immediate
 
@@ -108,24 +109,24 @@ class _Row:
         lanes, ways = self.lanes, 4
         sums = [T.alloc_buffer((lanes,), "float32") for _ in range(ways)]  # registers
         for some in sums:
-            with T.vectorized(int64(lanes)) as lane:
+            with vector_loop(lanes) as lane:
                 T.buffer_store(some, immediate(start, DType.f32), [lane])
         step = lanes * ways
         wide = tirx.floordiv(self.total, int64(step))
         with T.serial(wide) as block:
             for way, some in enumerate(sums):
-                with T.vectorized(int64(lanes)) as lane:
+                with vector_loop(lanes) as lane:
                     at = block * int64(step) + int64(way * lanes) + lane
                     T.buffer_store(some, combine(some[lane], value(at)), [lane])
         begin = T.Bind(wide * int64(step))
         single = tirx.floordiv(self.total - begin, int64(lanes))
-        with T.serial(single) as block, T.vectorized(int64(lanes)) as lane:
+        with T.serial(single) as block, vector_loop(lanes) as lane:
             at = begin + block * int64(lanes) + lane
             T.buffer_store(sums[0], combine(sums[0][lane], value(at)), [lane])
         rest = T.Bind(begin + single * int64(lanes))
         with T.serial(self.total - rest) as column:
             T.buffer_store(sums[1], combine(sums[1][int64(0)], value(rest + column)), [int64(0)])
-        with T.vectorized(int64(lanes)) as lane:
+        with vector_loop(lanes) as lane:
             pair = combine(
                 combine(sums[0][lane], sums[1][lane]), combine(sums[2][lane], sums[3][lane])
             )

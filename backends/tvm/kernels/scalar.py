@@ -19,6 +19,7 @@ from tunesmith.ir.ops import Attribute
 from tunesmith.ir.types import DType
 
 from ..schedule import fastmath
+from ..schedule.emit import held
 
 __all__ = ["SCALAR_RULES", "TVM_DTYPE", "cast_to", "immediate"]
 
@@ -94,7 +95,10 @@ def _widened(rule: Rule, is_test: bool) -> Rule:
     ) -> Prim:
         narrow = types[0]
         wide = _WIDE.get(narrow, narrow)
-        result = rule([cast_to(x, narrow, wide) for x in xs], [wide] * len(xs), attributes)
+        xs = [cast_to(x, narrow, wide) for x in xs]
+        if narrow is DType.bool:  # in cells: TVM would compare the bools, which it cannot
+            xs = [x if isinstance(x, tirx.IntImm) else held(x) for x in xs]
+        result = rule(xs, [wide] * len(xs), attributes)
         return result if is_test else cast_to(result, wide, narrow)
 
     return wide_rule
@@ -134,9 +138,9 @@ def _not_zero(y: Prim) -> Prim:
 def _float_modulo(x: Prim, y: Prim) -> Prim:
     """`x - y * floor(x / y)` in f64, where it is exact for f32 up to quotients of 2^29."""
     narrow = str(x.ty.dtype) != "float64"
-    a, b = (T.Bind(v.astype("float64")) if narrow else v for v in (x, y))
+    a, b = (held(v.astype("float64")) if narrow else v for v in (x, y))
     zero, infinity = tirx.const(0.0, "float64"), tirx.const(float("inf"), "float64")
-    rest = T.Bind(a - tirx.floor(a / b) * b)
+    rest = held(a - tirx.floor(a / b) * b)
     opposite = tirx.any(tirx.all(rest < zero, b > zero), tirx.all(rest > zero, b < zero))
     rest = tirx.Select(opposite, rest + b, rest)  # the quotient was rounded up to an integer
     ends = tirx.any(tirx.EQ(b, infinity), tirx.EQ(b, -infinity))
@@ -149,8 +153,8 @@ def _float_modulo(x: Prim, y: Prim) -> Prim:
 def _round(x: Prim) -> Prim:
     """To the nearest, ties to even, by `floor`: TVM makes no vector of `nearbyint`."""
     half, one, two = (tirx.const(v, x.ty.dtype) for v in (0.5, 1.0, 2.0))
-    low = T.Bind(tirx.floor(x))
-    rest = T.Bind(x - low)
+    low = held(tirx.floor(x))
+    rest = held(x - low)
     even = tirx.EQ(tirx.floor(low / two) * two, low)
     up = tirx.any(rest > half, tirx.all(tirx.EQ(rest, half), tirx.Not(even)))
     return tirx.Select(up, low + one, low)
@@ -210,7 +214,7 @@ def _integer_power(x: Prim, y: Prim, dtype: DType) -> Prim:
     known = int(y.value) if isinstance(y, tirx.IntImm) else None
     signed = not _is_unsigned(dtype)
     bits = 8 * dtype.bytes - signed if known is None else max(known, 0).bit_length()
-    result, square = tirx.const(1, field), T.Bind(x.astype(field))
+    result, square = tirx.const(1, field), held(x.astype(field))
     for bit in range(bits):
         product = result * square
         if known is None:
@@ -218,8 +222,8 @@ def _integer_power(x: Prim, y: Prim, dtype: DType) -> Prim:
             product = tirx.Select(tirx.EQ(tirx.bitwise_and(y, mask), zero), result, product)
         elif not known >> bit & 1:
             product = result
-        result = T.Bind(product)
-        square = T.Bind(square * square) if bit + 1 < bits else square
+        result = held(product)
+        square = held(square * square) if bit + 1 < bits else square
     result = result.astype(plain)
     if not signed or (known is not None and known >= 0):
         return result

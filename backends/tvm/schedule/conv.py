@@ -104,7 +104,9 @@ def default(work: ConvWork, machine: Machine) -> ConvKnobs:
     )
 
 
-MOST_PIXELS = 384  # of a block: its sums, of one tile of channels, stay in the first cache
+# Of a block: its sums, of one tile of channels, stay in the first cache.
+MOST_PIXELS = 384
+MOST_PLACES = 512  # the same with those between rows
 
 
 def _plane_rows(work: ConvWork, width: int, lanes: int, room: int) -> int:
@@ -132,8 +134,7 @@ def _plane_rows(work: ConvWork, width: int, lanes: int, room: int) -> int:
     fits = [
         rows
         for rows in range(1, height + 1)
-        if rows * columns <= 2 * MOST_PIXELS
-        and work.inner * phases * (rows + reach) * columns <= room
+        if rows * columns <= MOST_PLACES and work.inner * phases * (rows + reach) * columns <= room
     ]
     best = min(fits, key=cost, default=0)
     unrolled = 1.0 + 16.0 / work.out

@@ -6,12 +6,13 @@ wide again wherever the bounds are known. Functions here must be called inside a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from tvm.ir import Expr
-from tvm.tirx import Buffer, IntImm, Ramp, const
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import AllocBuffer, Buffer, For, IntImm, Ramp, SeqStmt, const, stmt_seq
 from tvm.tirx.script import builder as T
 
 if TYPE_CHECKING:
@@ -48,10 +49,30 @@ def loop(extent: Dim, *, parallel: bool = False) -> AbstractContextManager[Expr]
     return frame
 
 
-def vector_loop(lanes: int) -> AbstractContextManager[Expr]:
-    """Open a loop over the lanes of one vector."""
-    frame: AbstractContextManager[Expr] = T.vectorized(index(lanes))
-    return frame
+_LANES: list[tuple[Expr, int]] = []  # of the vectorized loops that are being written
+
+
+@contextmanager
+def vector_loop(lanes: int) -> Iterator[Expr]:
+    """Open a loop over the lanes of one vector. Cells of values that it holds stand before it.
+
+    Inside they would be shrunk to one element, which all lanes then write.
+    """
+    with IRBuilder() as builder:
+        with T.vectorized(index(lanes)) as lane:
+            _LANES.append((lane, lanes))
+            try:
+                yield lane
+            finally:
+                _LANES.pop()
+    whole = builder.get()
+    body = list(whole.body) if isinstance(whole.body, SeqStmt) else [whole.body]
+    cells = [s for s in body if isinstance(s, AllocBuffer)]
+    if cells:
+        rest = stmt_seq(*(s for s in body if not isinstance(s, AllocBuffer)))
+        whole = For(whole.loop_var, whole.min, whole.extent, whole.kind, rest)
+    for statement in (*cells, whole):
+        T.add_to_parent(statement)
 
 
 def ceil_div(value: Dim, divisor: int) -> Dim:
@@ -88,12 +109,13 @@ def held(value: Expr) -> Expr:
     """Return `value` out of a cell of its own, so that it is computed once.
 
     What a variable is bound to, several passes and the code generator put in its place, over and
-    over: a chain of a dozen of them never compiles. Behind memory they do not look; a vectorized
-    loop makes the cell a vector, and LLVM keeps it in a register.
+    over: a chain of a dozen of them never compiles. Behind memory they do not look, and LLVM keeps
+    the cell in a register.
     """
-    cell = T.alloc_buffer((1,), str(value.ty))
-    T.buffer_store(cell, value, [index(0)])
-    return cell[index(0)]
+    lane, lanes = _LANES[-1] if _LANES else (index(0), 1)
+    cell = T.alloc_buffer((lanes,), str(value.ty))
+    T.buffer_store(cell, value, [lane])
+    return cell[lane]
 
 
 def registers(count: int, lanes: int, dtype: str = "float32") -> list[Buffer]:
