@@ -249,6 +249,8 @@ def stepped(monkeypatch: pytest.MonkeyPatch) -> Callable[[Row | type[BaseExcepti
         done: list[str] = []
 
         def step(step: Step, folder: Path, options: argparse.Namespace) -> Row:
+            if step.kind == "build":  # only where the cache of the zoo is empty
+                return Row(key=step.key, kind="build", subject=step.subject.name)
             done.append(step.key)
             if isinstance(result, type):
                 if len(done) > 1:
