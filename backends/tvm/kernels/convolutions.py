@@ -18,7 +18,7 @@ from tunesmith.ir.types import DType
 
 from ..evaluator import Evaluator
 from ..index import Index, Sizes
-from ..schedule import conv, depthwise, emit
+from ..schedule import conv, conv_knobs, depthwise, emit
 from ..schedule.window import Window
 from .scalar import immediate
 
@@ -29,8 +29,8 @@ __all__ = ["ConvLayout", "conv_layout", "emit_conv_group", "emit_pool_group", "i
 class ConvLayout:
     """How the weight of a convolution lies in the artifact."""
 
-    work: conv.ConvWork
-    knobs: conv.ConvKnobs
+    work: conv_knobs.ConvWork
+    knobs: conv_knobs.ConvKnobs
 
     @property
     def key(self) -> str:
@@ -39,11 +39,11 @@ class ConvLayout:
 
     def shape(self) -> tuple[int, ...]:
         """The shape of the packed weight."""
-        return conv.packed_shape(self.work, self.knobs)
+        return conv_knobs.packed_shape(self.work, self.knobs)
 
     def pack(self, weight: NDArray[np.generic]) -> NDArray[np.generic]:
         """The weight as the kernel reads it."""
-        return conv.pack_weight(weight, self.work, self.knobs)
+        return conv_knobs.pack_weight(weight, self.work, self.knobs)
 
 
 def is_depthwise(node: Node) -> bool:
@@ -65,7 +65,7 @@ def conv_layout(node: Node, machine: Machine) -> ConvLayout | None:
     if is_depthwise(node):
         return None
     work = _work(node, Sizes(), write=False)
-    return ConvLayout(work, conv.default(work, machine))
+    return ConvLayout(work, conv_knobs.default(work, machine))
 
 
 def _pair(node: Node, name: str, fallback: int = 1) -> tuple[int, int]:
@@ -98,13 +98,13 @@ def _window(node: Node, kernel: tuple[int, int], sizes: Sizes, *, write: bool) -
     )
 
 
-def _work(node: Node, sizes: Sizes, *, write: bool) -> conv.ConvWork:
+def _work(node: Node, sizes: Sizes, *, write: bool) -> conv_knobs.ConvWork:
     out, inner, *kernel = node.present_operands[1].type.shape
     groups = node.attributes["groups"]
     assert isinstance(out, int) and isinstance(inner, int) and isinstance(groups, int)
     rows, columns = (1, *kernel) if len(kernel) == 1 else kernel
     assert isinstance(rows, int) and isinstance(columns, int)
-    return conv.ConvWork(
+    return conv_knobs.ConvWork(
         groups=groups,
         inner=inner,
         out=out // groups,
