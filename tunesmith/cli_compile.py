@@ -80,7 +80,7 @@ def run_command(artifact: Path, inputs: Path, outputs: Path, threads: int | None
     from tunesmith.report import seconds
     from tunesmith.runtime import load
 
-    executable = load(artifact, threads=threads)
+    executable = load(artifact, threads=threads, strict=True)
     start = time.perf_counter()
     results = executable.run(feeds)
     took = time.perf_counter() - start

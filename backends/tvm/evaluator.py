@@ -124,8 +124,16 @@ class Evaluator:
         return result
 
     def _held(self, element: Prim) -> Prim:
-        """The element in a cell, where one may be written, so that it is computed once."""
-        return element if _is_plain(element) or not self._bind else held(element)
+        """The element in a cell, where one may be written, so that it is computed once.
+
+        A bool too, as a number: TVM turns `not (x < y)` into `x >= y`, which NaN is not.
+        """
+        if not self._bind or _is_plain(element):
+            return element
+        if str(element.ty) == "bool":
+            flag = held(cast_to(element, DType.bool, DType.u8))
+            return cast_to(flag, DType.u8, DType.bool)
+        return held(element)
 
 
 def _is_flag(value: Value) -> bool:
@@ -133,13 +141,10 @@ def _is_flag(value: Value) -> bool:
 
 
 def _is_plain(element: Prim) -> bool:
-    """Whether the expression may be written again and again: it costs nothing, or is a bool.
-
-    Of those, TVM's vectorizer leaves the scalar side of a comparison that is kept scalar.
-    """
+    """Whether the expression may be written again and again: it costs nothing."""
     if isinstance(element, TensorLoad):  # of a cell, or of a scalar
         return all(isinstance(index, (tirx.IntImm, tirx.Var)) for index in element.indices)
-    return isinstance(element, (tirx.Var, tirx.IntImm, tirx.FloatImm)) or str(element.ty) == "bool"
+    return isinstance(element, (tirx.Var, tirx.IntImm, tirx.FloatImm))
 
 
 def _always(element: Prim) -> Callable[[Index], Prim]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +21,9 @@ import platformdirs
 import tvm
 from tvm import tirx
 
+from tunesmith.ir import dims
 from tunesmith.ir.diagnostics import BuildError
+from tunesmith.runtime.processes import die_with_parent
 
 from . import PINNED
 
@@ -110,6 +112,7 @@ def _fork(
     if child:
         return child
     status = 1
+    die_with_parent()
     try:  # an interrupt reaches the whole process group; the parent answers for it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for name in names:
@@ -118,7 +121,6 @@ def _fork(
     except BaseException as error:
         (folder / f"error-{os.getpid()}").write_text(str(error))
     finally:
-        sys.stdout.flush()
         os._exit(status)
 
 
@@ -169,36 +171,43 @@ def _read(path: Path) -> bytes | None:
     code, digest = data[:-_DIGEST], data[-_DIGEST:]
     if hashlib.sha256(code).digest() != digest:
         return None
-    os.utime(path)
+    with suppress(OSError):  # another process may have removed it, or the cache is read-only
+        os.utime(path)
     return code
 
 
 def _write(path: Path, code: bytes) -> None:
     """Keep an object; a cache that cannot be written is not an error."""
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-        with os.fdopen(handle, "wb") as file:
-            file.write(code + hashlib.sha256(code).digest())
-        os.replace(name, path)
-    except OSError:
-        return
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(code + hashlib.sha256(code).digest())
+            os.replace(name, path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
 
 
 def _prune(folder: Path) -> None:
-    files = [(p, p.stat()) for p in folder.glob("*/*.o")]
+    files = []
+    for path in folder.glob("*/*.o"):
+        with suppress(OSError):  # another process may be removing it
+            files.append((path, path.stat()))
     total = sum(s.st_size for _, s in files)
     for path, status in sorted(files, key=lambda item: item[1].st_mtime):
         if total <= _KEEP_BYTES:
             return
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         total -= status.st_size
 
 
 @cache
 def _sources() -> str:
-    """A digest of the text of this package: any change of a template changes every key."""
+    """A digest of all text that code follows from: templates here, decompositions in `ir`."""
     state = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        state.update(path.read_bytes())
+    for package in (Path(__file__).parent, Path(dims.__file__).parent):
+        for path in sorted(package.rglob("*.py")):
+            state.update(path.read_bytes())
     return state.hexdigest()

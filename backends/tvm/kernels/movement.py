@@ -157,11 +157,11 @@ def _pad(reader: Reader, node: Node, index: Index) -> Prim:
 
 def wrapped(sizes: Sizes, position: Prim, dtype: DType, size: Dim) -> Prim:
     """An index from data: below 0 it counts from the end; outside it is held at the border."""
-    wide = cast_to(position, dtype, DType.i64)
     extent = sizes.expr(size)
-    if dtype is DType.u64:  # what is too large for an i64 looks negative in it
-        wide = tirx.Select(wide < int64(0), extent, wide)
-    elif not dtype.value.startswith("u"):
+    if dtype is DType.u64:  # what is too large for an i64 would be negative in it
+        position = tirx.min(position, cast_to(extent, DType.i64, DType.u64))
+    wide = cast_to(position, dtype, DType.i64)
+    if not dtype.value.startswith("u"):
         wide = tirx.Select(wide < int64(0), wide + extent, wide)
     return tirx.max(tirx.min(wide, extent - int64(1)), int64(0))
 

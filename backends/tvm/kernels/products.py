@@ -27,9 +27,7 @@ __all__ = ["emit_attention_group", "emit_linear", "emit_matmul", "linear_knobs"]
 
 _ACTIVATIONS: dict[str, Callable[[Prim], Prim]] = {
     "none": lambda x: x,
-    "relu": lambda x: tirx.Select(
-        tirx.any(x > immediate(0.0, DType.f32), tirx.NE(x, x)), x, immediate(0.0, DType.f32)
-    ),
+    "relu": lambda x: tirx.Select(x <= immediate(0.0, DType.f32), immediate(0.0, DType.f32), x),
     "gelu": lambda x: (
         x
         * immediate(0.5, DType.f32)

@@ -17,7 +17,7 @@ from ..evaluator import Evaluator
 from ..index import Index, int64
 from .loops import for_each, is_large
 from .movement import wrapped
-from .scalar import TVM_DTYPE, cast_to, immediate
+from .scalar import TVM_DTYPE, cast_to, immediate, is_nan
 
 __all__ = ["LOOP_KERNELS", "emit_loops"]
 
@@ -104,23 +104,30 @@ def _better(greater: bool, dtype: DType) -> Combine:
     def pick(x: Prim, y: Prim) -> Prim:
         wins = y > x if greater else y < x
         if dtype.is_float:
-            wins = tirx.any(wins, tirx.NE(y, y))
+            wins = tirx.any(wins, is_nan(y))
         return tirx.Select(wins, y, x)
 
     return pick
 
 
-def _before(greatest: bool, dtype: DType, nan_first: bool) -> Combine:
-    """Whether one element stands before another, strictly; all NaNs stand at one end."""
+def _before(greatest: bool, dtype: DType, nan_first: bool) -> tuple[Combine, Combine]:
+    """Whether one element stands before another, and whether before it or beside it.
 
-    def test(x: Prim, y: Prim) -> Prim:
+    All NaNs stand at one end. Neither test is the negation of the other: TVM knows no NaN.
+    """
+
+    def before(x: Prim, y: Prim) -> Prim:
         wins = x > y if greatest else x < y
         if not dtype.is_float:
             return wins
         odd, even = (x, y) if nan_first else (y, x)
-        return tirx.any(wins, tirx.all(tirx.NE(odd, odd), tirx.EQ(even, even)))
+        return tirx.any(wins, tirx.all(is_nan(odd), tirx.Not(is_nan(even))))
 
-    return test
+    def beside(x: Prim, y: Prim) -> Prim:
+        wins = x >= y if greatest else x <= y
+        return tirx.any(wins, is_nan(x if nan_first else y)) if dtype.is_float else wins
+
+    return before, beside
 
 
 def _reduce(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> None:
@@ -167,11 +174,8 @@ def _arg(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> Non
     (x,) = node.present_operands
     axis = _int(node, "axis") % x.type.rank
     dtype = _wide(x.type.dtype)
-    before = _before(node.op.name == "argmax", dtype, nan_first=True)
-
-    def ahead(value: Prim, best: Prim) -> Prim:
-        return tirx.Not(before(best, value)) if node.attributes["last"] else before(value, best)
-
+    before, beside = _before(node.op.name == "argmax", dtype, nan_first=True)
+    ahead = beside if node.attributes["last"] else before
     outer_shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
 
     def element(outer: list[Prim]) -> None:
@@ -224,7 +228,7 @@ def _topk(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> No
     kept = node.results[0].type.shape
     largest = bool(node.attributes["largest"])
     dtype = _wide(x.type.dtype)
-    before = _before(largest, dtype, nan_first=largest)  # NaN is greater than all others
+    before, beside = _before(largest, dtype, nan_first=largest)  # NaN is greater than all others
 
     def line(outer: list[Prim]) -> None:
         def read(place: Prim) -> Prim:
@@ -237,8 +241,7 @@ def _topk(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> No
             _put(rank, int64(0))
             with T.serial(size) as j:
                 other = read(j)
-                equal = tirx.all(tirx.Not(before(value, other)), j < i)
-                first = tirx.any(before(other, value), equal)
+                first = tirx.any(before(other, value), tirx.all(beside(other, value), j < i))
                 _put(rank, _get(rank) + cast_to(first, DType.bool, DType.i64))
             with T.If(_get(rank) < evaluator.sizes.expr(kept[axis])), T.Then():
                 parts = [*outer[:axis], _get(rank), *outer[axis:]]

@@ -20,7 +20,7 @@ from ..evaluator import Evaluator
 from ..index import Index, int64
 from ..legalize import ROW_REDUCTIONS
 from ..schedule import fastmath
-from ..schedule.emit import vector_loop
+from ..schedule.emit import held, vector_loop
 from .loops import columns, is_large
 from .scalar import immediate
 
@@ -127,13 +127,11 @@ class _Row:
         with T.serial(self.total - rest) as column:
             T.buffer_store(sums[1], combine(sums[1][int64(0)], value(rest + column)), [int64(0)])
         with vector_loop(lanes) as lane:
-            pair = combine(
-                combine(sums[0][lane], sums[1][lane]), combine(sums[2][lane], sums[3][lane])
-            )
-            T.buffer_store(sums[0], pair, [lane])
+            pairs = [held(combine(sums[way][lane], sums[way + 1][lane])) for way in (0, 2)]
+            T.buffer_store(sums[0], combine(*pairs), [lane])
         result = sums[0][int64(0)]
         for lane_number in range(1, lanes):
-            result = combine(result, sums[0][int64(lane_number)])
+            result = held(combine(result, sums[0][int64(lane_number)]))
         return T.Bind(result)
 
     def write(self, value: Callable[[Prim], Prim]) -> None:
@@ -208,8 +206,14 @@ def _add(x: Prim, y: Prim) -> Prim:
 
 
 def _greater(x: Prim, y: Prim) -> Prim:
-    return tirx.Select(tirx.any(y > x, tirx.NE(y, y)), y, x)
+    return tirx.Select(tirx.any(y > x, _is_nan(y)), y, x)
 
 
 def _lesser(x: Prim, y: Prim) -> Prim:
-    return tirx.Select(tirx.any(y < x, tirx.NE(y, y)), y, x)
+    return tirx.Select(tirx.any(y < x, _is_nan(y)), y, x)
+
+
+def _is_nan(x: Prim) -> Prim:
+    """By the bits: the simplifier takes `x != x` of whole vectors for false."""
+    magnitude = tirx.bitwise_and(T.reinterpret("int32", x), tirx.const(0x7FFFFFFF, "int32"))
+    return magnitude > tirx.const(0x7F800000, "int32")

@@ -21,7 +21,7 @@ from tunesmith.ir.types import DType
 from ..schedule import fastmath
 from ..schedule.emit import held
 
-__all__ = ["SCALAR_RULES", "TVM_DTYPE", "cast_to", "immediate"]
+__all__ = ["SCALAR_RULES", "TVM_DTYPE", "cast_to", "immediate", "is_nan"]
 
 TVM_DTYPE = {
     DType.f16: "float16", DType.f32: "float32", DType.f64: "float64", DType.bf16: "uint16",
@@ -53,8 +53,10 @@ def cast_to(value: Prim, source: DType, dtype: DType) -> Prim:
         return value
     if source is DType.bf16:
         return cast_to(_from_bf16(value), DType.f32, dtype)
+    if dtype is DType.bool and source is not DType.f16:
+        return _unequal(value, immediate(0, source), source)
     if dtype is DType.bool:
-        return tirx.NE(value, immediate(0, source))
+        return cast_to(cast_to(value, source, DType.f32), DType.f32, dtype)
     if dtype is DType.bf16:
         return _to_bf16(cast_to(value, source, DType.f32))
     if source is DType.bool:
@@ -76,7 +78,20 @@ def _to_bf16(value: Prim) -> Prim:
     odd = tirx.bitwise_and(high, tirx.const(1, "uint32"))
     rounded = (bits + (odd + tirx.const(0x7FFF, "uint32"))) >> tirx.const(16, "uint32")
     quiet = tirx.bitwise_or(high, tirx.const(0x40, "uint32"))
-    return tirx.Select(tirx.NE(value, value), quiet, rounded).astype("uint16")
+    return tirx.Select(is_nan(value), quiet, rounded).astype("uint16")
+
+
+def is_nan(x: Prim) -> Prim:
+    """Whether an f32 or f64 is not a number, by its bits: for NaN, TVM's `x != x` is false."""
+    bits, infinity = (64, 0x7FF0 << 48) if str(x.ty.dtype) == "float64" else (32, 0x7F80 << 16)
+    field = f"uint{bits}"
+    mask = tirx.const((1 << (bits - 1)) - 1, field)
+    return tirx.bitwise_and(T.reinterpret(field, x), mask) > tirx.const(infinity, field)
+
+
+def _unequal(x: Prim, y: Prim, dtype: DType) -> Prim:
+    differ = tirx.NE(x, y)
+    return tirx.any(differ, is_nan(x), is_nan(y)) if dtype.is_float else differ
 
 
 def _real(function: Callable[[Prim], Prim], exact: Callable[[Prim], Prim]) -> Rule:
@@ -114,7 +129,7 @@ def _extreme(greater: bool) -> Rule:
         if not types[0].is_float:
             return tirx.Select(x > y if greater else x < y, x, y)
         wins = x > y if greater else x < y
-        return tirx.Select(tirx.any(wins, tirx.NE(x, x)), x, y)  # a NaN in `y` loses no compare
+        return tirx.Select(tirx.any(wins, is_nan(x)), x, y)  # a NaN in `y` loses no compare
 
     return rule
 
@@ -186,7 +201,7 @@ def _sign(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]
     if _is_unsigned(types[0]):
         return tirx.Select(tirx.EQ(xs[0], zero), zero, one)
     sign = tirx.Select(xs[0] > zero, one, tirx.Select(xs[0] < zero, immediate(-1, types[0]), zero))
-    return tirx.Select(tirx.NE(xs[0], xs[0]), xs[0], sign) if types[0].is_float else sign
+    return tirx.Select(is_nan(xs[0]), xs[0], sign) if types[0].is_float else sign
 
 
 def _power(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
@@ -275,10 +290,10 @@ _NUMERIC: dict[str, Rule] = {
 }
 
 _TESTS: dict[str, Rule] = {
-    "isnan": lambda xs, types, _: tirx.NE(xs[0], xs[0]),
+    "isnan": lambda xs, types, _: is_nan(xs[0]),
     "isinf": _isinf,
     "equal": _pair(tirx.EQ),
-    "not_equal": _pair(tirx.NE),
+    "not_equal": lambda xs, types, _: _unequal(xs[0], xs[1], types[0]),
     "less": _pair(lambda x, y: x < y),
     "less_equal": _pair(lambda x, y: x <= y),
     "greater": _pair(lambda x, y: x > y),
