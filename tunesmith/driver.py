@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tunesmith.frontend import import_model
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Value
+from tunesmith.ir.work import flops
 from tunesmith.passes.base import Note, PassContext
 from tunesmith.passes.pipeline import Pipeline
 from tunesmith.presets import PRESETS
@@ -109,6 +110,9 @@ def compile_model(
         optimize(graph, preset, context)
         after = sum(node.op.name != "constant" for node in graph.nodes)
         interface = _interface(graph)
+        work: Dim = 0
+        for node in graph.nodes:
+            work = work + flops(node)
     from tunesmith.backends.tvm.compile import TvmBackend
     from tunesmith.ir.text import print_graph
 
@@ -140,7 +144,7 @@ def compile_model(
 
     with clock.stage("verify"):
         assert not isinstance(oracle, Graph)
-        tolerance = check_in_child(artifact, oracle)
+        tolerance = check_in_child(artifact, oracle, work)
     report: dict[str, Json] = {**manifest.report, "seconds": {**clock.seconds}}
     artifact.manifest = replace(manifest, tolerance=tolerance, report=report)
     return artifact

@@ -6,14 +6,16 @@ import json
 import os
 import select
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tunesmith.ir.diagnostics import BackendError, CompilerError
+from tunesmith.ir.dims import Dim, evaluate_dim
 from tunesmith.oracle import OnnxSession, compare, version
 from tunesmith.random_inputs import make_inputs, sizes_to_verify
 from tunesmith.runtime import Artifact, load
-from tunesmith.runtime.manifest import Json
+from tunesmith.runtime.manifest import Json, Manifest
 from tunesmith.runtime.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -23,11 +25,15 @@ __all__ = ["check_in_child"]
 
 _DEADLINE = 600  # seconds that trying the result may take
 _MOST = 65  # a symbol is not tried above this: every branch and tail of the kernels is met below
+_WORK = 10**11  # arithmetic operations of one trial, about: a second or two for either engine
 
 
-def check_in_child(artifact: Artifact, source: str | Path | onnx.ModelProto) -> dict[str, Json]:
+def check_in_child(
+    artifact: Artifact, source: str | Path | onnx.ModelProto, work: Dim
+) -> dict[str, Json]:
     """Run both at several sizes and report the differences: what `Manifest.tolerance` holds.
 
+    `work` is the number of arithmetic operations of a run: sizes are smaller where it is great.
     A model that the oracle cannot load or run is no worse for it: then `skipped` says why.
 
     The child is forked from the compiler, which has run no kernel: the artifact needs no file, and
@@ -43,7 +49,7 @@ def check_in_child(artifact: Artifact, source: str | Path | onnx.ModelProto) -> 
         os.close(read)
         with os.fdopen(write, "w") as pipe:
             try:
-                pipe.write(json.dumps(_check(artifact, source)))
+                pipe.write(json.dumps(_check(artifact, source, work)))
             except BaseException as error:  # the parent has to hear of everything
                 pipe.write(json.dumps({"error": f"{type(error).__name__}: {error}"}))
         os._exit(0)
@@ -86,7 +92,7 @@ def check_in_child(artifact: Artifact, source: str | Path | onnx.ModelProto) -> 
     return result
 
 
-def _check(artifact: Artifact, source: str | Path | onnx.ModelProto) -> dict[str, Json]:
+def _check(artifact: Artifact, source: str | Path | onnx.ModelProto, work: Dim) -> dict[str, Json]:
     try:
         session = OnnxSession(Path(source) if isinstance(source, str) else source, threads=1)
     except CompilerError as error:
@@ -96,7 +102,7 @@ def _check(artifact: Artifact, source: str | Path | onnx.ModelProto) -> dict[str
     rows: list[Json] = []
     passed = True
     for number, sizes in enumerate(sizes_to_verify(manifest.symbols)):
-        held = {s.name: max(min(sizes[s.name], _MOST), s.min) for s in manifest.symbols}
+        held = _affordable(manifest, sizes, work)
         bounds = {t.name: t.rows for t in manifest.inputs if t.rows is not None}
         feeds = make_inputs(manifest.inputs, held, seed=number, bounds=bounds)
         try:
@@ -109,3 +115,15 @@ def _check(artifact: Artifact, source: str | Path | onnx.ModelProto) -> dict[str
             kept = ("name", "passed", "max_abs", "max_rel", "max_ulp", "reason")
             rows.append({"sizes": {**held}, **{k: cast(Json, known[k]) for k in kept}})
     return {"passed": passed, "oracle": f"onnxruntime {version()}", "outputs": rows}
+
+
+def _affordable(manifest: Manifest, sizes: Mapping[str, int], work: Dim) -> dict[str, int]:
+    """The sizes, the greatest of them halved until a run is no more than `_WORK`."""
+    least = {symbol.name: symbol.min for symbol in manifest.symbols}
+    held = {name: max(min(sizes[name], _MOST), low) for name, low in least.items()}
+    while held and evaluate_dim(work, held) > _WORK:
+        name = max(held, key=lambda name: held[name] - least[name])
+        if held[name] == least[name]:
+            break
+        held[name] = max(least[name], held[name] // 2)
+    return held

@@ -26,7 +26,6 @@ def can_inline(node: Node) -> bool:
         node.op.name in SCALAR_RULES
         or node.op.name in MOVEMENT_RULES
         or (node.op.is_composite and "elementwise" in node.op.traits)
-        or node.op.name == "rotary"
     )
 
 
@@ -94,6 +93,17 @@ class Evaluator:
             return tirx.if_then_else(condition, first, no())
         finally:
             self._bind, self._memo = saved, memo
+
+    def chosen(self, condition: Prim, yes: Prim, no: Prim) -> Prim:
+        """`yes` where the condition holds, else `no`; both are read.
+
+        TVM simplifies the sides of a `Select` by its condition, and takes away the very clamp that
+        kept an index inside; LLVM then reads both sides. So the elements are in cells before the
+        choice, and where no cell may be written, the choice is a branch.
+        """
+        if not self._bind:
+            return tirx.if_then_else(condition, yes, no)
+        return tirx.Select(self._held(condition), self._held(yes), self._held(no))
 
     def _compute(self, value: Value, index: Index) -> Prim:
         node = value.producer

@@ -9,7 +9,6 @@ from tunesmith.ir.graph import Graph, Node, Value
 
 from .evaluator import can_inline
 from .kernels.movement import is_guarded
-from .kernels.scalar import SCALAR_RULES
 from .legalize import has_windows, is_row_operator
 
 __all__ = ["Group", "Plan", "form_groups"]
@@ -61,9 +60,7 @@ def kind_of(node: Node) -> str:
 
 def is_elementwise(node: Node) -> bool:
     """Whether each element of the result depends on one element of each operand."""
-    return node.op.name in SCALAR_RULES or (
-        node.op.is_composite and "elementwise" in node.op.traits
-    )
+    return "elementwise" in node.op.traits
 
 
 _COSTLY = frozenset(

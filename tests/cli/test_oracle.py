@@ -67,6 +67,10 @@ def test_integers_are_exact() -> None:
     assert not compare_output("y", one, other, atol=10, rtol=10).passed
     assert compare_output("y", np.array([True]), np.array([True])).passed
     assert not compare_output("y", np.array([True]), np.array([False])).passed
+    large = np.array([2**53, 5], np.int64)  # no double lies between this and the next one
+    report = compare_output("y", large + np.array([1, 0]), large)
+    assert not report.passed
+    assert (report.max_abs, report.reason) == (1.0, "1 of 2 elements differ")
 
 
 def test_empty_and_scalar_outputs() -> None:

@@ -34,6 +34,10 @@ class Reader(Protocol):
         """One of two elements; the other is not read."""
         ...
 
+    def chosen(self, condition: Prim, yes: Prim, no: Prim) -> Prim:
+        """One of two elements, both of which may be read."""
+        ...
+
 
 Rule = Callable[[Reader, Node, Index], Prim]
 
@@ -126,7 +130,7 @@ def _concat(reader: Reader, node: Node, index: Index) -> Prim:
             return reader.guarded(inside, here, lambda: pick(position + 1, end))
         shifted[axis] = tirx.min(shifted[axis], reader.sizes.expr(x.type.shape[axis] - 1))
         mine = here()
-        return tirx.Select(inside, mine, pick(position + 1, end))
+        return reader.chosen(inside, mine, pick(position + 1, end))
 
     return pick(0, 0)
 
@@ -147,7 +151,7 @@ def _pad(reader: Reader, node: Node, index: Index) -> Prim:
             for p, s in zip(parts, x.type.shape, strict=True)
         ]
         element = reader.read(x, Index.of(x.type.shape, held, reader.sizes))
-        return tirx.Select(tirx.all(*inside), element, immediate(value, x.type.dtype))
+        return reader.chosen(tirx.all(*inside), element, immediate(value, x.type.dtype))
     return reader.guarded(
         tirx.all(*inside),
         lambda: reader.read(x, Index.of(x.type.shape, parts, reader.sizes)),
@@ -213,6 +217,13 @@ def _gather_nd(reader: Reader, node: Node, index: Index) -> Prim:
     return _picked(reader, x, source)
 
 
+def _where(reader: Reader, node: Node, index: Index) -> Prim:
+    condition, yes, no = (
+        reader.read(v, index.broadcast_to(v.type.shape)) for v in node.present_operands
+    )
+    return reader.chosen(condition, yes, no)
+
+
 def _full(reader: Reader, node: Node, index: Index) -> Prim:
     value = node.attributes["value"]
     assert isinstance(value, bool | int | float)
@@ -249,7 +260,7 @@ def _rotary(reader: Reader, node: Node, index: Index) -> Prim:
         return cast_to(reader.read(value, at.broadcast_to(value.type.shape)), dtype, wide)
 
     partner = read(x, turned)
-    signed = tirx.Select(low, partner * immediate(-1, wide), partner)
+    signed = reader.chosen(low, partner * immediate(-1, wide), partner)
     return cast_to(read(x, plain) * read(cos, plain) + signed * read(sin, plain), wide, dtype)
 
 
@@ -263,6 +274,7 @@ MOVEMENT_RULES: dict[str, Rule] = {
     "gather": _gather,
     "gather_elements": _gather_elements,
     "gather_nd": _gather_nd,
+    "where": _where,
     "full": _full,
     "iota": _iota,
     "dim_value": _dim_value,

@@ -307,7 +307,6 @@ SCALAR_RULES: dict[str, Rule] = {
     "logical_not": lambda xs, types, _: tirx.Not(xs[0]),
     "logical_and": _pair(tirx.And),
     "logical_or": _pair(tirx.Or),
-    "where": lambda xs, types, _: tirx.Select(xs[0], xs[1], xs[2]),
     "cast": _cast,
     "bitwise_not": lambda xs, types, _: tirx.bitwise_not(xs[0]),
     "bitwise_and": _pair(tirx.bitwise_and),

@@ -278,7 +278,7 @@ class _Attention:
             score = fastmath.tanh(score / cap) * cap
         if self.load_mask is not None:
             row = T.min(at.q0 + base + lane, emit.index(self.queries) - 1)
-            score = score + self.load_mask(at.b, at.h, row, j)
+            score = emit.held(score + self.load_mask(at.b, at.h, row, j))
         if self.causal:
             # 32 bits, so that the comparison is one vector
             first = (j - emit.index(self.causal_offset) - at.q0 - base).astype("int32")
