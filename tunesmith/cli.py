@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from enum import Enum
@@ -317,5 +318,6 @@ def _with_default_check(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> NoReturn:
-    """Run the command line of this process."""
+    """Run the command line of this process; told to end (SIGTERM), it cleans up behind itself."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(execute(sys.argv[1:]))

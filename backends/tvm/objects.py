@@ -73,10 +73,13 @@ def compile_objects(
             if found is not None:
                 objects[name] = found
     missing = [name for name in writers if name not in objects]
-    for name, code in _compile(missing, writers, target, workers, progress).items():
+
+    def keep(name: str, code: bytes) -> None:
         objects[name] = code
         if name in places:
             _write(places[name], code)
+
+    _compile(missing, writers, target, workers, progress, keep)
     if folder is not None and missing:
         _prune(folder)
     return objects
@@ -88,21 +91,35 @@ def _compile(
     target: tvm.target.Target,
     workers: int,
     progress: Callable[[int, int], None] | None,
-) -> dict[str, bytes]:
-    """Share the kernels out over forked workers, which write their objects into a folder."""
+    keep: Callable[[str, bytes], None],
+) -> None:
+    """Share the kernels out over forked workers, which write their objects into a folder.
+
+    What is done is kept, also if one fails or the user interrupts.
+    """
     count = min(workers, len(names))
     with tempfile.TemporaryDirectory(prefix="tunesmith-kernels-") as text:
         folder = Path(text)
-        if count < 2:
-            for number, name in enumerate(names):
-                _emit(name, writers[name], target, folder)
-                if progress is not None:
-                    progress(number + 1, len(names))
-        else:
-            children = [_fork(names[i::count], writers, target, folder) for i in range(count)]
-            told = (lambda done: progress(done, len(names))) if progress is not None else None
-            _wait(children, folder, told)
-        return {name: (folder / f"{name}.o").read_bytes() for name in names}
+        children: list[int] = []
+        try:
+            if count < 2:
+                for number, name in enumerate(names):
+                    _emit(name, writers[name], target, folder)
+                    if progress is not None:
+                        progress(number + 1, len(names))
+            else:
+                for i in range(count):
+                    children.append(_fork(names[i::count], writers, target, folder))
+                told = (lambda done: progress(done, len(names))) if progress is not None else None
+                _wait(children, folder, told)
+        finally:
+            for child in children:  # those that `_wait` has not seen end
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            for name in names:
+                path = folder / f"{name}.o"
+                if path.exists():
+                    keep(name, path.read_bytes())
 
 
 def _fork(
@@ -115,6 +132,7 @@ def _fork(
     die_with_parent()
     try:  # an interrupt reaches the whole process group; the parent answers for it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for name in names:
             _emit(name, writers[name], target, folder)
         status = 0
@@ -125,30 +143,24 @@ def _fork(
 
 
 def _wait(children: list[int], folder: Path, told: Callable[[int], None] | None) -> None:
-    """Wait for all workers, and stop the others if one fails or the user interrupts."""
-    left = list(children)
+    """Wait for all workers; who has ended leaves the list. `BuildError` if one failed."""
     seen = -1
-    try:
-        while left:
-            for child in list(left):
-                ended, status = os.waitpid(child, os.WNOHANG)
-                if not ended:
-                    continue
-                left.remove(child)
-                if status:
-                    note = folder / f"error-{child}"
-                    words = note.read_text() if note.exists() else f"it ended: status {status}"
-                    raise BuildError(f"the code generator failed: {words}")
-            done = sum(not path.name.endswith(".part.o") for path in folder.glob("*.o"))
-            if told is not None and done != seen:
-                told(done)
-            seen = done
-            if left:
-                time.sleep(0.02)
-    finally:
-        for child in left:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+    while children:
+        for child in list(children):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if not ended:
+                continue
+            children.remove(child)
+            if status:
+                note = folder / f"error-{child}"
+                words = note.read_text() if note.exists() else f"it ended: status {status}"
+                raise BuildError(f"the code generator failed: {words}")
+        done = sum(not path.name.endswith(".part.o") for path in folder.glob("*.o"))
+        if told is not None and done != seen:
+            told(done)
+        seen = done
+        if children:
+            time.sleep(0.02)
 
 
 def _emit(name: str, write: Writer, target: tvm.target.Target, folder: Path) -> None:

@@ -71,6 +71,21 @@ def test_nothing_is_kept_if_the_cache_is_off(monkeypatch: pytest.MonkeyPatch) ->
     assert calls == [2.0, 2.0]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_done_before_an_interrupt_is_kept(workers: int) -> None:
+    names = {f"k_{i}": _writer(float(i), []) for i in range(1, 6)}
+
+    def interrupt(done: int, total: int) -> None:
+        if done >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compile_objects(names, tvm_target(find_target("host")), workers, interrupt)  # type: ignore[arg-type]  # writers
+    folder = cache_folder()
+    assert folder is not None
+    assert len(list(folder.glob("*/*.o"))) >= 2
+
+
 def test_workers_share_the_kernels_out() -> None:
     names = {f"k_{i}": _writer(float(i), []) for i in range(1, 6)}
     objects = _compile(names, workers=2)
