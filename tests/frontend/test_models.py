@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from benchmarks import zoo
 from tunesmith.frontend import import_model
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.interpreter import evaluate
@@ -17,8 +17,7 @@ from tunesmith.samples import SampleMissing, locate
 
 from .models import Array, compare, counts
 
-ZOO = Path(os.environ.get("TUNESMITH_CACHE", Path.home() / ".cache" / "tunesmith")) / "zoo" / "v1"
-SMALL = sorted(ZOO.glob("*/*/small.onnx"))
+SMALL = [name for name, entry in zoo.ENTRIES.items() if entry.small]
 SIZES = ((1, 7), (2, 16), (3, 1))
 
 
@@ -48,9 +47,11 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.zoo
-@pytest.mark.skipif(not SMALL, reason="the zoo is not built: python -m benchmarks.zoo")
-@pytest.mark.parametrize("path", SMALL, ids=lambda p: "/".join(p.parts[-3:-1]))
-def test_zoo(path: Path) -> None:
+@pytest.mark.parametrize("name", SMALL)
+def test_zoo(name: str) -> None:
+    if reason := zoo.unavailable():
+        pytest.skip(reason)
+    path = zoo.path(zoo.ENTRIES[name])
     graph = import_model(path)
     runtime = session(path)
     for batch, length in SIZES:
