@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,21 @@ from .tvm_module import TvmModule, aligned_copy, claim_threads, package_versions
 __all__ = ["Executable", "load"]
 
 Array = NDArray[np.generic]
+
+
+class SupportsDLPack(Protocol):
+    """A tensor of another package, which hands over its memory."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        """A capsule of the memory."""
+        ...
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Where the memory is."""
+        ...
+
+
+Inputs = Mapping[str, Array | SupportsDLPack]
 
 
 def load(
@@ -41,9 +56,11 @@ def load(
 class Executable:
     """A model that is ready to run.
 
-    Any Python thread may call `run`; calls of one executable take turns. An input that is
-    contiguous and starts on a 64-byte boundary is used where it is (see `empty`), any other is
-    copied. Outputs are fresh arrays, the caller's to keep and to change.
+    Any Python thread may call `run`, several at a time: each has buffers and workers of its own,
+    the weights are shared, and the interpreter lock is free while kernels run. An input is a NumPy
+    array, or whatever else hands over CPU memory by DLPack (a torch tensor); if it is contiguous
+    and starts on a 64-byte boundary, it is used where it is (see `empty`), else it is copied.
+    Outputs are fresh arrays, the caller's to keep and to change.
     """
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
@@ -68,7 +85,6 @@ class Executable:
             if isinstance(dim, int) or known.issuperset(parse_dim(dim).symbols)
         ]
         self._bounded = [s for s in self.manifest.symbols if s.min > 0 or s.max is not None]
-        self._lock = threading.Lock()
         try:
             self._module = TvmModule(
                 artifact.library_bytes(), self.manifest.entry, list(artifact.weights.values()),
@@ -104,21 +120,20 @@ class Executable:
                              hint=f"`{name}` is {spec}") from error  # fmt: skip
         return aligned_copy(np.broadcast_to(np.zeros((), spec.dtype), shape))
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Inputs) -> dict[str, Array]:
         """Run the model once; the outputs come in their declared order."""
         arrays, sizes = self._accept(inputs)
-        with self._lock:
-            try:
-                results = self._module(arrays)
-            except ArtifactError as error:
-                error.where = error.where or self._where
-                raise
+        try:
+            results = self._module(arrays)
+        except ArtifactError as error:
+            error.where = error.where or self._where
+            raise
         self._check_results(results, sizes)
         return dict(zip((spec.name for spec in self.outputs), results, strict=True))
 
     def profile(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Inputs,
         *,
         rounds: int = 20,
         warmup: int = 3,
@@ -133,15 +148,14 @@ class Executable:
         def run() -> None:
             self._check_results(self._module(self._accept(inputs)[0]), sizes)
 
-        with self._lock:
-            return profile_calls(self._module, run, self.manifest, sizes, rounds=rounds,
-                                 warmup=warmup, cpu_time=cpu_time)  # fmt: skip
+        return profile_calls(self._module, run, self.manifest, sizes, rounds=rounds,
+                             warmup=warmup, cpu_time=cpu_time)  # fmt: skip
 
-    def __call__(self, **inputs: Array) -> dict[str, Array]:
+    def __call__(self, **inputs: Array | SupportsDLPack) -> dict[str, Array]:
         """`run`, for names that are Python names."""
         return self.run(inputs)
 
-    def _accept(self, inputs: Mapping[str, Array]) -> tuple[list[Array], dict[str, int]]:
+    def _accept(self, inputs: Inputs) -> tuple[list[Array], dict[str, int]]:
         """The inputs in order and the sizes of symbols, after every check."""
         if len(inputs) != len(self._names):
             self._refuse_names(inputs)
@@ -153,8 +167,7 @@ class Executable:
                 self._refuse_names(inputs)
                 raise
             if not isinstance(array, np.ndarray):
-                raise InputError(f"is a `{type(array).__name__}`, not a NumPy array",
-                                 where=_input(spec), hint=f"it takes {spec}")  # fmt: skip
+                array = _from_dlpack(spec, array)
             if array.dtype != dtype:
                 raise InputError(f"has the dtype `{array.dtype}`, not `{spec.dtype}`",
                                  where=_input(spec),
@@ -199,7 +212,7 @@ class Executable:
             raise ArtifactError(f"the model gave {given}, the manifest states {stated}",
                                 where=self._where)  # fmt: skip
 
-    def _refuse_names(self, inputs: Mapping[str, Array]) -> None:
+    def _refuse_names(self, inputs: Inputs) -> None:
         """Raise for an unknown name first: it explains the missing one."""
         for name in inputs:
             if name not in self._names:
@@ -234,6 +247,20 @@ class Executable:
                                     where=self._where,
                                     hint="compile the model again, or install that version"
                                     )  # fmt: skip
+
+
+def _from_dlpack(spec: TensorSpec, tensor: SupportsDLPack) -> Array:
+    """The memory of another package's tensor as an array, without a copy."""
+    name = type(tensor).__name__
+    if not hasattr(tensor, "__dlpack__"):
+        raise InputError(f"is a `{name}`, not an array", where=_input(spec),
+                         hint=f"it takes {spec}")  # fmt: skip
+    try:
+        return np.from_dlpack(tensor)
+    except Exception as error:  # each package raises its own: on a GPU, needs a gradient, bf16
+        raise InputError(f"is a `{name}` that cannot be read: {error}", where=_input(spec),
+                         hint="give a contiguous tensor in CPU memory, without a gradient",
+                         ) from error  # fmt: skip
 
 
 def _check_rows(spec: TensorSpec, array: Array, rows: int) -> None:

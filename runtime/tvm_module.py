@@ -203,7 +203,7 @@ _loads = itertools.count(1)
 class TvmModule:
     """A compiled library on the Relax virtual machine, its last parameters bound to the weights.
 
-    Not safe for two calls at a time.
+    Each Python thread that calls has a virtual machine of its own; library and weights are shared.
     """
 
     def __init__(
@@ -214,19 +214,28 @@ class TvmModule:
         ffi = _ffi()
         self._tensor_type: type = ffi.Tensor
         try:
-            tensors, spans = _tensors(weights)
-            machine = _load_library(library)["vm_load_executable"]()
-            machine["vm_initialization"](_CPU, 0, _POOLED)
+            self._weights, spans = _tensors(weights)
+            self._entry, self._library = entry, _load_library(library)
+            self._contexts = threading.local()
+            machine, _ = self._context()
             arity = int(machine["get_function_arity"](entry))
-            machine["save_function"](entry, "tunesmith.bound", 1, *tensors)
-            self._call = machine["tunesmith.bound"]
         except ArtifactError:
             raise
         except Exception as error:  # TVM raises whatever it likes
             raise ArtifactError(f"the library cannot be used: {_first_line(error)}") from error
         self._weight_spans = sorted(span for span in spans if span[0] != span[1])
-        self.inputs = arity - len(tensors)
-        self._machine = machine
+        self.inputs = arity - len(self._weights)
+
+    def _context(self) -> tuple[_Library, Callable[..., Any]]:
+        """The virtual machine of the calling thread, and the entry point with its weights."""
+        known: tuple[_Library, Callable[..., Any]] | None
+        known = getattr(self._contexts, "value", None)
+        if known is None:
+            machine: _Library = self._library["vm_load_executable"]()
+            machine["vm_initialization"](_CPU, 0, _POOLED)
+            machine["save_function"](self._entry, "tunesmith.bound", 1, *self._weights)
+            known = self._contexts.value = (machine, machine["tunesmith.bound"])
+        return known
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
         """Run the entry point. The results own their memory: nothing else refers to it."""
@@ -234,14 +243,14 @@ class TvmModule:
             _use_threads(self.threads, self._exact)
         tensors, spans = _tensors(arrays)
         try:
-            result = self._call(*tensors)
+            result = self._context()[1](*tensors)
         except Exception as error:  # whatever TVM raises, its trace tells a user nothing
             raise ArtifactError(f"the model failed while running: {_first_line(error)}") from error
         results = [result] if isinstance(result, self._tensor_type) else list(result)
         return [self._own(tensor, spans) for tensor in results]
 
     def watch(self, hook: Callable[[str, bool], None] | NativeHook | None) -> None:
-        """Have `hook` called before and after each call inside; `None` ends it."""
+        """Have `hook` called around each call inside, from this thread; `None` ends it."""
         ffi = _ffi()
         function = None
         if isinstance(hook, NativeHook):
@@ -249,7 +258,7 @@ class TvmModule:
             function = make(hook.address, keep_alive_object=hook.function)
         elif hook is not None:
             function = ffi.convert(lambda _function, name, before, *_: hook(name, bool(before)))
-        self._machine["set_instrument"](function)
+        self._context()[0]["set_instrument"](function)
 
     def _own(self, tensor: object, spans: list[tuple[int, int]]) -> Array:
         """A result as an array; a copy if it shares memory with an input, weight or other result.

@@ -46,10 +46,18 @@ def test_it_is_right_in_a_fresh_process(architecture: str, route: str, tmp_path:
     expected: list[dict[str, Any]] = []
     for number, (batch, length) in enumerate(SIZES):
         feeds = zoo.inputs(entry, batch, length, seed=number)
-        np.savez(tmp_path / f"in{number}.npz", **feeds)
+        np.savez(tmp_path / f"in{number}.npz", allow_pickle=False, **feeds)
         expected.append(oracle.run(feeds))
     for threads in ("1", "2"):
-        command = [sys.executable, "-c", RUN, artifact, threads, str(len(SIZES)), tmp_path]
+        command = [
+            sys.executable,
+            "-c",
+            RUN,
+            str(artifact),
+            threads,
+            str(len(SIZES)),
+            str(tmp_path),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
         assert json.loads(done.stdout) == []

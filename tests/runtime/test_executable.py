@@ -6,6 +6,7 @@ import random
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_outputs_are_the_callers(tiny_path: Path) -> None:
         ({"x": rows(1), "z": rows(1)}, "there is no input `z`"),
         ({"x": rows(1).astype(np.float64)}, "has the dtype `float64`, not `float32`"),
         ({"x": rows(1).astype(">f4")}, "has the dtype `>f4`"),
-        ({"x": [[1.0, 2.0, 3.0, 4.0]]}, "is a `list`, not a NumPy array"),
+        ({"x": [[1.0, 2.0, 3.0, 4.0]]}, "is a `list`, not an array"),
         ({"x": None}, "is a `NoneType`"),
         ({"x": rows(1)[0]}, "has the shape (4,), of rank 1"),
         ({"x": rows(2).T}, "axis 1 is 2, not 4"),
@@ -196,6 +197,44 @@ def test_threads_of_python_may_share_an_executable(tiny_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+class Lender:
+    """A tensor of a package that is not here, in the memory of an array."""
+
+    def __init__(self, array: np.ndarray, fault: str = "") -> None:
+        self.array, self.fault = array, fault
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.fault:
+            raise BufferError(self.fault)
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+def test_tensors_of_other_packages_are_taken_where_they_are(tiny: Artifact) -> None:
+    executable = load(tiny)
+    x = executable.empty("x", n=3)
+    x[...] = rows(3)
+    taken: list[int] = []
+    inner = executable._module._context()[1]
+
+    def seen(tensor: Any) -> Any:
+        taken.append(tensor.data_ptr())
+        return inner(tensor)
+
+    executable._module._contexts.value = (None, seen)
+    assert_close(executable.run({"x": Lender(x)})["y"], expected(x), 1e-5)
+    assert taken == [x.ctypes.data]
+
+
+def test_tensors_that_cannot_be_read(tiny: Artifact) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tiny).run({"x": Lender(rows(3), fault="it lies elsewhere")})
+    message = str(caught.value)
+    assert "`Lender` that cannot be read: it lies elsewhere" in message and "CPU memory" in message
 
 
 def test_many_loads_are_separate(tiny: Artifact, libraries: Path) -> None:
