@@ -120,7 +120,9 @@ def test_symbolic_lengths(case: Case, machine: Machine) -> None:
         check(case, lib, rows, keys, (24, 20))
 
 
-@pytest.mark.parametrize("lengths", [(1, 37), (16, 16), (33, 11), (50, 130)])
+@pytest.mark.parametrize(
+    "lengths", [(1, 37), (1, 128), (2, 129), (4, 300), (5, 3), (16, 16), (33, 11), (50, 130)]
+)
 @pytest.mark.parametrize("case", CASES[::5], ids=str)
 def test_static_lengths(case: Case, lengths: tuple[int, int]) -> None:
     lib = build(case, lengths, (64, 48), machines()[0])

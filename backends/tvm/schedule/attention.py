@@ -19,6 +19,7 @@ from tvm.tirx import Buffer, Select, const
 from tvm.tirx.script import builder as T
 
 from . import emit, fastmath
+from .attention_few import emit_few
 from .emit import Dim
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class AttentionKnobs:
     tile_keys: int = 12  # keys whose scores are in registers together
     block_keys: int = 96  # keys between two corrections of the running maximum
     unroll_d: int = 4  # steps of the head size in the innermost loop of the scores
+    few_queries: int = 4  # up to so many, elements of a head lie in the lanes, not queries
 
 
 def default(work: AttentionWork, machine: Machine) -> AttentionKnobs:
@@ -97,12 +99,19 @@ def emit_attention(
     query `i` sees the keys `j <= i + causal_offset`; key blocks that no query of a task sees are
     skipped. A row that sees no key is NaN or 0, as `masked_row` says.
     """
-    attention = _Attention(
+    attention = Attention(
         batch, heads, heads // kv_heads, queries, keys, head_size, value_size, load_q, load_k,
         load_v, store, load_mask, scale, causal, causal_offset, softcap, masked_row,
         emit.lanes_of(machine), machine.vector_registers, knobs, parallel,
     )  # fmt: skip
-    attention.tasks()
+    known = emit.static(queries)
+    if known is not None and known <= knobs.few_queries:
+        emit_few(attention, known, machine.cores)
+    elif known is not None or not knobs.few_queries:
+        attention.tasks()
+    else:
+        one = partial(emit_few, attention, 1, machine.cores)
+        emit.branch(emit.index(queries) == 1, one, attention.tasks)
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _Attention:
+class Attention:
     """What every part of one attention needs to know."""
 
     batch: Dim
@@ -251,7 +260,12 @@ class _Attention:
             emit.save(total, 0, lanes, emit.splat(0.0, lanes))
             with emit.loop(count) as j, emit.vector_loop(lanes) as lane:
                 spot = (j + first) * self.block + base + lane
-                value = T.Bind(self.masked(at, k0 + j, base, lane, at.score[spot]))
+                row = T.min(at.q0 + base + lane, emit.index(self.queries) - 1)
+                # 32 bits, so that the comparison is one vector
+                least = (k0 + j - emit.index(self.causal_offset) - at.q0 - base).astype("int32")
+                seen = lane.astype("int32") >= least
+                score = self.masked(at.b, at.h, row, k0 + j, seen, at.score[spot])
+                value = T.Bind(score)
                 T.buffer_store(at.score, value, [spot])
                 T.buffer_store(top, T.max(top[lane], value), [lane])
             with emit.vector_loop(lanes) as lane:
@@ -271,20 +285,28 @@ class _Attention:
                 old = at.total[base + lane] * at.factor[base + lane]
                 T.buffer_store(at.total, old + total[lane], [base + lane])
 
-    def masked(self, at: _Place, j: Expr, base: int, lane: Expr, score: Expr) -> Expr:
-        """Return a score after soft cap, mask and causality."""
+    def masked(self, b: Expr, h: Expr, i: Expr, j: Expr, seen: Expr, score: Expr) -> Expr:
+        """Return the score of query `i` and key `j` after soft cap, mask and causality.
+
+        One of the two indices runs with the lanes of a vector. `seen` is whether `j` is not after
+        what `i` may see.
+        """
         if self.softcap:
             cap = const(self.softcap, "float32")
             score = fastmath.tanh(score / cap) * cap
         if self.load_mask is not None:
-            row = T.min(at.q0 + base + lane, emit.index(self.queries) - 1)
-            score = emit.held(score + self.load_mask(at.b, at.h, row, j))
+            score = emit.held(score + self.load_mask(b, h, i, j))
         if self.causal:
-            # 32 bits, so that the comparison is one vector
-            first = (j - emit.index(self.causal_offset) - at.q0 - base).astype("int32")
-            seen = lane.astype("int32") >= first
             score = Select(seen, score, const(_LOWEST, "float32"))
         return score
+
+    def inverse(self, total: Expr) -> Expr:
+        """Return one over the sum of a row's weights, or what a row without a key gets."""
+        inverse = const(1.0, "float32") / total
+        if self.masked_row == "zero":
+            zero = const(0.0, "float32")
+            inverse = Select(total == zero, zero, inverse)
+        return T.Bind(inverse)
 
     def width(self) -> int:
         """Return the lanes of a vector of values: all of a register's, if they divide the size."""
@@ -324,12 +346,7 @@ class _Attention:
         width = self.width()
         rows = T.min(emit.index(self.queries) - at.q0, emit.index(self.block))
         with emit.loop(rows) as i:
-            total = T.Bind(at.total[i])
-            inverse = const(1.0, "float32") / total
-            if self.masked_row == "zero":
-                zero = const(0.0, "float32")
-                inverse = Select(total == zero, zero, inverse)
-            inverse = T.Bind(inverse)
+            inverse = self.inverse(T.Bind(at.total[i]))
             with emit.loop(self.value_size // width) as n, emit.vector_loop(width) as lane:
                 d = n * width + lane
                 value = at.out[i * self.value_size + d] * inverse
