@@ -32,7 +32,7 @@ def load_torch(job: Job) -> Loaded:
     """Compile the module that the ONNX file was exported from, with frozen weights."""
     from benchmarks import zoo
 
-    entry = zoo.ENTRIES.get(job.subject)
+    entry = zoo.TABLE.get(job.subject)
     if entry is None:
         raise Unsupported("there is no PyTorch module of it")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(job.folder)  # a cold compile, always
@@ -44,7 +44,7 @@ def load_torch(job: Job) -> Loaded:
     torch.set_num_threads(job.threads)
     module = zoo.module(entry)
     feeds = job.feeds()
-    arguments = [torch.from_numpy(feeds[name]) for name in entry.spec.inputs]
+    arguments = [torch.from_numpy(feeds[name]) for name in entry.inputs]
     start = time.perf_counter()
     compiled = torch.compile(module, dynamic=False)
 

@@ -1,4 +1,4 @@
-"""What the spine is measured on: every entry of the zoo, and the pinned sentence models."""
+"""What the spine is measured on: the zoo as far as all routes go, and pinned sentence models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Subject:
     @property
     def entry(self) -> zoo.ZooEntry | None:
         """The entry of the zoo, unless it is a sample."""
-        return zoo.ENTRIES.get(self.name)
+        return zoo.TABLE.get(self.name)
 
     @property
     def dims(self) -> dict[str, tuple[int, int]]:
@@ -99,9 +99,12 @@ SAMPLES = (
 
 def _all() -> Iterator[Subject]:
     yield from SAMPLES
-    for entry in zoo.ENTRIES.values():
-        longest = SMALL_SEQUENCE if entry.small else SEQUENCE
-        yield Subject(entry.name, entry.blocks, entry.dynamic, entry.spec.inputs, longest)
+    yield from map(_of_the_zoo, zoo.ENTRIES.values())
+
+
+def _of_the_zoo(entry: zoo.ZooEntry) -> Subject:
+    longest = SMALL_SEQUENCE if entry.small else SEQUENCE
+    return Subject(entry.name, entry.blocks, entry.dynamic, entry.inputs, longest)
 
 
 def subjects(patterns: Sequence[str] = ("*",), *, small: bool = False) -> list[Subject]:
@@ -121,5 +124,7 @@ def subjects(patterns: Sequence[str] = ("*",), *, small: bool = False) -> list[S
 
 
 def find_subject(name: str) -> Subject:
-    """The subject of that name."""
+    """The subject of that name, which may be one that only the board measures."""
+    if name in zoo.BOARD_ENTRIES:
+        return _of_the_zoo(zoo.BOARD_ENTRIES[name])
     return next(subject for subject in _all() if subject.name == name)

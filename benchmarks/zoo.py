@@ -1,21 +1,19 @@
-"""Random-weight architectures at their real size, exported to ONNX and kept in a cache on disk.
+"""Architectures at their real size, exported to ONNX and kept in a cache on disk.
 
-`python -m benchmarks.zoo list` shows the table, `build` fills the cache. Speed, memory, import and
-fusion may be claimed on these models; accuracy and the loss of quantization or pruning never.
+`python -m benchmarks.zoo list` shows the table, `build` fills the cache. Weights are random, but
+for `minilm-l6`: speed, memory, import and fusion may be claimed on these models, accuracy and the
+loss of quantization or pruning never.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import importlib.util
-import logging
 import os
 import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,15 +24,18 @@ import onnxruntime
 import platformdirs
 from numpy.typing import NDArray
 
-from benchmarks.zoo_configs import ARCHITECTURES, ROUTES, SMALL_BLOCKS, Architecture, Route
+from benchmarks.zoo_board import BOARD_ARCHITECTURES
+from benchmarks.zoo_configs import ARCHITECTURES, Architecture, Route
+from benchmarks.zoo_exporters import export_dim, quiet
+from benchmarks.zoo_forms import Arrays as Arrays
+from benchmarks.zoo_forms import call_module, dynamic_axes, make_arrays, onnx_axes
+from benchmarks.zoo_weights import SEED, make_model
+from tunesmith.samples import SampleMissing
 
 if TYPE_CHECKING:
     import torch
 
-Arrays = dict[str, NDArray[np.generic]]
-
 RECIPE = 1  # part of every path: raise it when the same entry would give another file
-SEED = 2024
 TOLERANCE = 1e-4
 EXTERNAL_BYTES = 1_500_000_000  # weights beyond this go to a second file: protobuf ends at 2 GiB
 
@@ -72,7 +73,17 @@ class ZooEntry:
     @property
     def blocks(self) -> int:
         """How many attention blocks the model has."""
-        return SMALL_BLOCKS if self.small else self.spec.blocks
+        return self.spec.small_blocks if self.small else self.spec.blocks
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs, in order."""
+        return tuple(self.spec.axes_of(self.spec.inputs, self.small))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs, in order."""
+        return tuple(self.spec.axes_of(self.spec.outputs, self.small))
 
     @property
     def file(self) -> Path:
@@ -84,24 +95,30 @@ class ZooEntry:
         return _build(self)
 
 
-_SPECS = {spec.name: spec for spec in ARCHITECTURES}
+_SPECS = {spec.name: spec for spec in (*ARCHITECTURES, *BOARD_ARCHITECTURES)}
 
 
 def _entry(spec: Architecture, route: Route, small: bool) -> ZooEntry:
-    """One row of the table. All routes keep the batch dynamic, and the sequence where one is."""
-    dynamic = ("batch",) if spec.inputs == ("pixel_values",) else ("batch", "sequence")
+    """One row of the table. All routes keep the batch dynamic, and all lengths."""
+    dynamic = dynamic_axes(spec, small)
     return ZooEntry(spec.name, route.name, route.opset, route.attention, small, dynamic)
 
 
-ENTRIES: dict[str, ZooEntry] = {
-    entry.name: entry
-    for entry in (
+def _table(specs: Sequence[Architecture]) -> dict[str, ZooEntry]:
+    """All sizes and routes of some architectures, by name."""
+    entries = [
         _entry(spec, route, small)
         for small in (True, False)
-        for spec in ARCHITECTURES
-        for route in ROUTES
-    )
-}
+        for spec in specs
+        if not (small and spec.weights)
+        for route in spec.routes
+    ]
+    return {entry.name: entry for entry in entries}
+
+
+ENTRIES = _table(ARCHITECTURES)  # one pass over whole sequences or images, through all routes
+BOARD_ENTRIES = _table(BOARD_ARCHITECTURES)
+TABLE = ENTRIES | BOARD_ENTRIES
 
 
 def cache_directory() -> Path:
@@ -123,23 +140,12 @@ def path(entry: ZooEntry) -> Path:
 
 
 def inputs(entry: ZooEntry, batch: int = 1, seq: int = 128, seed: int = 0) -> Arrays:
-    """Random inputs as a user would send them: the rows after the first are padded at the end."""
-    random = np.random.default_rng(seed)
-    spec = entry.spec
-    if spec.inputs == ("pixel_values",):
-        size = spec.setting("image_size", entry.small)
-        return {"pixel_values": random.standard_normal((batch, 3, size, size), dtype=np.float32)}
-    lengths = random.integers(max(1, seq // 2), seq, size=(batch, 1), endpoint=True)
-    lengths[0] = seq
-    positions = np.arange(seq)[None, :]
-    mask = (positions < lengths).astype(np.int64)
-    vocabulary = spec.setting("vocab_size", entry.small)
-    arrays: Arrays = {
-        "input_ids": random.integers(1, vocabulary, size=(batch, seq)) * mask,
-        "attention_mask": mask,
-        "token_type_ids": (positions >= lengths // 2).astype(np.int64) * mask,
-    }
-    return {name: arrays[name] for name in spec.inputs}
+    """Random inputs as a user would send them: the rows after the first are padded.
+
+    A third dynamic axis is a little longer than `seq`, so that no axis is taken for another.
+    """
+    sizes = {axis: seq + 3 * i for i, axis in enumerate(entry.dynamic[1:])}
+    return make_arrays(entry.spec, entry.small, {entry.dynamic[0]: batch} | sizes, seed)
 
 
 def module(entry: ZooEntry) -> torch.nn.Module:
@@ -147,74 +153,34 @@ def module(entry: ZooEntry) -> torch.nn.Module:
     if reason := unavailable():
         raise ZooUnavailable(f"{entry.name} is not in {entry.file.parent}, and {reason}")
     import torch
-    import transformers
 
-    spec = entry.spec
-    config = getattr(transformers, spec.config)(
-        **spec.settings(entry.small), attn_implementation=entry.attention
-    )
-    model = getattr(transformers, spec.model)(config).eval()
-    _perturb(model, small=entry.small)
+    spec, names = entry.spec, entry.inputs
+    try:
+        model = make_model(spec, entry.small, entry.attention)
+    except SampleMissing as missing:
+        raise ZooUnavailable(f"{entry.name} is not in {entry.file.parent}: {missing}") from None
     # onnxscript 0.7.2 fuses to RotaryEmbedding without a look at the batch of cos and sin: it is 1
     # when transformers makes the positions, and the standard wants the batch of the operand.
     explicit_positions = entry.route == "dynamo23" and spec.config == "LlamaConfig"
 
     class Positional(torch.nn.Module):  # type: ignore[misc]  # PyTorch is exempt: its base is Any
-        """The model with positional arguments, tensors as results and no cache."""
+        """The model with positional arguments, and tensors as results."""
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            call = dict(zip(spec.inputs, args, strict=True)) | dict(spec.call)
-            if explicit_positions:
-                batch, sequence = args[0].shape
-                call["position_ids"] = torch.arange(sequence).unsqueeze(0).expand(batch, -1)
-            result = self.model(**call)
-            return tuple(result[name] for name in spec.outputs)
+            tensors = dict(zip(names, args, strict=True))
+            return call_module(spec, self.model, tensors, explicit_positions)
 
     return Positional().eval()
-
-
-def _perturb(model: torch.nn.Module, small: bool) -> None:
-    """Draw every parameter anew, so that no two are equal and no bias or norm is neutral.
-
-    Exporters merge equal constants, and a lost bias of zeros would go unseen.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(SEED)
-    deviation = 0.12 if small else 0.02  # narrow layers need more for as large a signal
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1 and bool((parameter == 1).all()):
-                parameter.normal_(1.0, 0.1, generator=generator)
-            else:
-                parameter.normal_(0.0, deviation, generator=generator)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what exporters say about themselves: deprecations, traces, missing torchvision."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "transformers")]
-    loggers.append(logging.getLogger("torch.onnx._internal.exporter._registration"))
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _build(entry: ZooEntry) -> Path:
     """Export to a folder beside the target, check, and only then move the file into place."""
     target = entry.file
-    with _quiet():
+    with quiet():
         source = module(entry)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
@@ -234,25 +200,24 @@ def _export(entry: ZooEntry, source: torch.nn.Module, target: Path) -> None:
 
     spec = entry.spec
     arguments = _tensors(inputs(entry, batch=2, seq=10))
+    axes = onnx_axes(spec, spec.inputs, entry.small)
     if entry.route == "torchscript":
-        names = (*spec.inputs, *(name for name in spec.outputs if name != "pooler_output"))
-        axes = {name: dict(enumerate(entry.dynamic)) for name in names}
-        if "logits" in spec.outputs and "sequence" not in entry.dynamic:
-            axes["logits"] = {0: "batch"}
-        axes |= {name: {0: "batch"} for name in spec.outputs if name == "pooler_output"}
+        axes |= onnx_axes(spec, spec.outputs, entry.small)
         options: dict[str, object] = {"dynamo": False, "dynamic_axes": axes}
     else:
-        sizes = {i: torch.export.Dim(name) for i, name in enumerate(entry.dynamic)}
-        shapes = {"args": tuple(sizes for _ in spec.inputs)}
-        options = {"dynamo": True, "dynamic_shapes": shapes, "verbose": False}
+        dims = {name: torch.export.Dim(name) for name in entry.dynamic}
+        shapes = tuple(
+            {i: export_dim(axis, dims) for i, axis in dynamic.items()} for dynamic in axes.values()
+        )
+        options = {"dynamo": True, "dynamic_shapes": {"args": shapes}, "verbose": False}
     with torch.no_grad():
         torch.onnx.export(
             source,
             arguments,
             str(target),
             opset_version=entry.opset,
-            input_names=list(spec.inputs),
-            output_names=list(spec.outputs),
+            input_names=list(entry.inputs),
+            output_names=list(entry.outputs),
             **options,
         )
 
@@ -290,8 +255,8 @@ def _check(entry: ZooEntry, source: torch.nn.Module, target: Path) -> None:
         arrays = inputs(entry, batch=batch, seq=seq, seed=batch)
         with torch.no_grad():
             expected = source(*_tensors(arrays))
-        found = session.run(list(entry.spec.outputs), arrays)
-        for name, want, have in zip(entry.spec.outputs, expected, found, strict=True):
+        found = session.run(list(entry.outputs), arrays)
+        for name, want, have in zip(entry.outputs, expected, found, strict=True):
             error = float(np.abs(want.numpy() - have).max())
             if not error <= TOLERANCE:  # a NaN is an error too
                 raise ZooMismatch(f"{entry.name}: {name} is off by {error:.2e} at {batch}x{seq}")
@@ -314,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chosen = [
         entry
-        for name, entry in ENTRIES.items()
+        for name, entry in TABLE.items()
         if (entry.small or not options.small)
         and (not options.names or name.startswith(tuple(options.names)))
     ]
@@ -323,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for entry in chosen:
         if options.command == "list":
             state = "built" if entry.file.is_file() else "-"
-            print(f"{entry.name:40} {entry.blocks:2} blocks  {','.join(entry.dynamic):14}  {state}")
+            print(f"{entry.name:46} {entry.blocks:2} blocks  {','.join(entry.dynamic):17}  {state}")
             continue
         print(entry.build() if options.force else path(entry), flush=True)
     return 0

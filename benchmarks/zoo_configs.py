@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Settings = Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One published architecture: which transformers classes build it, and at which two sizes."""
-
-    name: str
-    config: str  # names of classes in transformers
-    model: str
-    full: Settings
-    small: Settings
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]  # fields of what the model returns, in order
-    blocks: int  # attention blocks at full size
-    call: Settings  # further arguments of every call
-
-    def settings(self, small: bool) -> Settings:
-        """The configuration at one of the two sizes."""
-        return self.small if small else self.full
-
-    def setting(self, key: str, small: bool) -> int:
-        """One number of the configuration."""
-        value = self.settings(small)[key]
-        assert isinstance(value, int)
-        return value
 
 
 @dataclass(frozen=True)
@@ -39,12 +15,12 @@ class Route:
 
     name: str  # torchscript, dynamo or dynamo23
     opset: int
-    attention: str  # the attn_implementation of transformers
+    attention: str  # the attn_implementation of transformers, or nothing to attend with
 
     @property
     def label(self) -> str:
         """The route as a model's name spells it."""
-        return f"{self.name.removesuffix('23')}{self.opset}-{self.attention}"
+        return f"{self.name.removesuffix('23')}{self.opset}-{self.attention}".removesuffix("-")
 
 
 # Opset 14 stands for old files, from before transformers had scaled_dot_product_attention.
@@ -60,6 +36,62 @@ ROUTES = (
 
 SMALL_BLOCKS = 2
 
+
+@dataclass(frozen=True)
+class Architecture:
+    """One published architecture: which transformers classes build it, and at which two sizes.
+
+    `inputs` and `outputs` give each tensor its axes as text: numbers, settings, names of dynamic
+    axes, and sums of them. A `{}` in a name stands for the number of each of the `layers`.
+    """
+
+    name: str
+    config: str  # names of classes in transformers
+    model: str
+    full: Settings
+    small: Settings
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]  # fields of what the model returns, in order
+    blocks: int  # attention blocks at full size
+    call: Settings  # further arguments of every call
+    small_blocks: int = SMALL_BLOCKS
+    routes: tuple[Route, ...] = ROUTES
+    layers: str = ""  # the setting that counts the layers whose keys and values are kept
+    arguments: Mapping[str, str] = field(default_factory=dict)  # where an input is called otherwise
+    part: str = ""  # the module inside the model that is exported, if not all of it
+    unused: tuple[str, ...] = ()  # modules that no call reaches
+    weights: str = ""  # the sample with trained weights; there is no small variant then
+
+    def settings(self, small: bool) -> Settings:
+        """The configuration at one of the two sizes."""
+        return self.small if small else self.full
+
+    def setting(self, key: str, small: bool) -> int:
+        """One number of the configuration."""
+        value = self.settings(small)[key]
+        assert isinstance(value, int)
+        return value
+
+    def axes_of(self, tensors: Mapping[str, str], small: bool) -> dict[str, tuple[str, ...]]:
+        """The axes of each of `inputs` or `outputs`, with a tensor for each layer, in order."""
+        found = {name: axes for name, axes in tensors.items() if "{}" not in name}
+        if self.layers:
+            found |= {
+                name.format(layer): axes
+                for layer in range(self.setting(self.layers, small))
+                for name, axes in tensors.items()
+                if "{}" in name
+            }
+        return {name: tuple(re.split(r",\s*", axes)) for name, axes in found.items()}
+
+    def dynamic(self, axis: str) -> list[str]:
+        """The names of dynamic axes in the text of one axis."""
+        return [name for name in re.findall(r"[A-Za-z_]\w*", axis) if name not in self.full]
+
+
+TOKENS = {"input_ids": "batch, sequence", "attention_mask": "batch, sequence"}
+PIXELS = {"pixel_values": "batch, 3, image_size, image_size"}
+
 ARCHITECTURES = (
     Architecture(
         name="bert-base",
@@ -74,8 +106,8 @@ ARCHITECTURES = (
             "intermediate_size": 128,
             "max_position_embeddings": 128,
         },
-        inputs=("input_ids", "attention_mask", "token_type_ids"),
-        outputs=("last_hidden_state", "pooler_output"),
+        inputs=TOKENS | {"token_type_ids": "batch, sequence"},
+        outputs={"last_hidden_state": "batch, sequence", "pooler_output": "batch"},
         blocks=12,
         call={},
     ),
@@ -92,8 +124,8 @@ ARCHITECTURES = (
             "hidden_dim": 128,
             "max_position_embeddings": 128,
         },
-        inputs=("input_ids", "attention_mask"),
-        outputs=("last_hidden_state",),
+        inputs=TOKENS,
+        outputs={"last_hidden_state": "batch, sequence"},
         blocks=6,
         call={},
     ),
@@ -111,8 +143,8 @@ ARCHITECTURES = (
             "bos_token_id": 0,  # the defaults are outside of so small a vocabulary
             "eos_token_id": 0,
         },
-        inputs=("input_ids", "attention_mask"),
-        outputs=("logits",),
+        inputs=TOKENS,
+        outputs={"logits": "batch, sequence"},
         blocks=12,
         call={"use_cache": False},
     ),
@@ -130,8 +162,8 @@ ARCHITECTURES = (
             "num_attention_heads": 4,
             "intermediate_size": 128,
         },
-        inputs=("pixel_values",),
-        outputs=("logits",),
+        inputs=PIXELS,
+        outputs={"logits": "batch"},
         blocks=12,
         call={},
     ),
@@ -163,8 +195,8 @@ ARCHITECTURES = (
             "rms_norm_eps": 1e-5,
             "tie_word_embeddings": True,
         },
-        inputs=("input_ids", "attention_mask"),
-        outputs=("logits",),
+        inputs=TOKENS,
+        outputs={"logits": "batch, sequence"},
         blocks=30,
         call={"use_cache": False},
     ),

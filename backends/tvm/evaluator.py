@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from tvm import tirx
 from tvm.ir import Expr as Prim
 from tvm.ir import TensorLoad
+from tvm.tirx.script import builder as T
 
 from tunesmith.ir.builder import trace
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.types import DType, TensorType
 
 from .index import Index, Sizes, int64
+from .kernels.literals import immediate
 from .kernels.movement import MOVEMENT_RULES
-from .kernels.scalar import SCALAR_RULES, cast_to, immediate
+from .kernels.scalar import SCALAR_RULES, cast_to
 from .schedule.emit import held
 
 __all__ = ["Evaluator", "can_inline"]
@@ -82,6 +84,19 @@ class Evaluator:
     def compute(self, value: Value, index: Index) -> Prim:
         """The element of the value that the kernel writes, although it has a place in memory."""
         return self.known[value](index) if value in self.known else self._compute(value, index)
+
+    def finish(
+        self, node: Node, output: Value, store: tirx.Buffer, index: Index, value: Prim
+    ) -> None:
+        """Store an element of `node` through the epilogue that ends in `output`.
+
+        Reshapes on the way keep the row-major place.
+        """
+        if output is not node.result:
+            bound = T.Bind(value)
+            self.known[node.result] = lambda _: bound
+            value = self.compute(output, index.reshape_to(output.type.shape))
+        T.buffer_store(store, value, [index.flat()])
 
     def guarded(self, condition: Prim, yes: Callable[[], Prim], no: Callable[[], Prim]) -> Prim:
         """`yes` where the condition holds, else `no`; only the one that is chosen is evaluated."""

@@ -20,7 +20,7 @@ from ..base import Lowered
 from .groups import Plan, form_groups
 from .index import Sizes
 from .kernels.kernel import Kernel, WeightUse, build_kernel
-from .kernels.scalar import TVM_DTYPE
+from .kernels.literals import TVM_DTYPE
 
 __all__ = ["lower_graph"]
 

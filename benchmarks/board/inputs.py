@@ -37,8 +37,8 @@ def _model(row: BoardRow) -> Path:
     from benchmarks import zoo
     from tunesmith.samples import SAMPLES, locate
 
-    if row.model in zoo.ENTRIES:
-        return zoo.path(zoo.ENTRIES[row.model])
+    if row.model in zoo.TABLE:
+        return zoo.path(zoo.TABLE[row.model])
     return locate(row.model) if row.model in SAMPLES else Path(row.model)
 
 

@@ -76,16 +76,36 @@ def _text(
     return BoardRow(name, "transformer", model, "tokens", size, optimizer, precision)
 
 
-def _zoo(architecture: str) -> str:
+def _step(name: str, model: str, optimizer: str, longest: int, **lengths: int) -> BoardRow:
+    """One new token: the keys and values of what was before are inputs."""
+    bounds = {"batch": BATCH} | dict.fromkeys(lengths, (1, longest))
+    return BoardRow(
+        name, "decode", model, "declared", optimizer=optimizer, axes={"batch": 1} | lengths,
+        bounds=bounds,
+    )  # fmt: skip
+
+
+def _sample(
+    name: str, family: Family, tensor: str, shape: tuple[int, ...], **bounds: tuple[int, int]
+) -> BoardRow:
+    """A pinned sample with one input."""
+    model = name.split("/")[0]
+    return BoardRow(name, family, model, "declared", shapes={tensor: shape}, bounds=bounds)
+
+
+def _zoo(architecture: str, attention: str = "-sdpa") -> str:
     """The export that is timed: of PyTorch's default exporter, and with the fewest nodes."""
-    return f"{architecture}/dynamo18-sdpa"
+    return f"{architecture}/dynamo18{attention}"
 
 
 _INT8 = "f32, int8 weights"
+BATCH = (1, 8)
 
 ROWS: tuple[BoardRow, ...] = (
     _text("minilm-l3/16", "minilm-l3", 1, 16, "bert"),
     _text("minilm-l3/128", "minilm-l3", 1, 128, "bert"),
+    _text("minilm-l6/16", _zoo("minilm-l6"), 1, 16, "bert"),
+    _text("minilm-l6/128", _zoo("minilm-l6"), 1, 128, "bert"),
     _text("minilm-l6-int8/16", "minilm-l6-int8", 1, 16, "bert", _INT8),
     _text("minilm-l6-int8/128", "minilm-l6-int8", 1, 128, "bert", _INT8),
     _text("distilbert/128", _zoo("distilbert"), 1, 128, "bert"),
@@ -95,7 +115,26 @@ ROWS: tuple[BoardRow, ...] = (
     BoardRow("vit-b16", "transformer", _zoo("vit-b16"), "pixels", (1,), "vit"),
     _text("gpt2/prefill-128", _zoo("gpt2"), 1, 128, "gpt2"),
     _text("smollm2/prefill-128", _zoo("smollm2-135m"), 1, 128, "qwen3"),
-)
+    _text("t5-small/encoder-128", _zoo("t5-small-encoder"), 1, 128, "t5"),
+    BoardRow(
+        "whisper-tiny/encoder", "transformer", _zoo("whisper-tiny-encoder"), "declared",
+        optimizer="bart", axes={"batch": 1}, bounds={"batch": BATCH},
+    ),
+    _sample("magika", "transformer", "bytes", (1, 2048), unk__214=BATCH),
+    _step("gpt2/decode-128", _zoo("gpt2-decode"), "gpt2", 1023, past=128),
+    _step("smollm2/decode-256", _zoo("smollm2-135m-decode"), "qwen3", 2047, past=256),
+    _step("t5-small/decode-32", _zoo("t5-small-decode"), "t5", 511, source=128, past=32),
+    BoardRow("resnet50", "convolution", _zoo("resnet50", ""), "pixels", (1,)),
+    BoardRow("mobilenet-v2", "convolution", _zoo("mobilenet-v2", ""), "pixels", (1,)),
+    _sample(
+        "ocr-detector/640", "convolution", "x", (1, 3, 640, 640),
+        DynamicDimension_0=BATCH, DynamicDimension_1=(32, 960), DynamicDimension_2=(32, 960),
+    ),
+    _sample(
+        "ocr-recogniser/48x320", "convolution", "x", (1, 3, 48, 320),
+        DynamicDimension_0=BATCH, DynamicDimension_1=(32, 640),
+    ),
+)  # fmt: skip
 
 # Small enough for a test.
 SMOKE: tuple[BoardRow, ...] = (

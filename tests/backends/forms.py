@@ -72,9 +72,6 @@ _COMPOUND = {
                Case(ROTATED, "rotary(%x, %c, %s) {interleaved = true}")],
 }  # fmt: skip
 
-# products that are not f32 and have an operator fused behind them
-_LEFT_OUT = {"matmul": ("bf16",), "linear": ("bf16",), "attention": ("f16", "f64", "bf16")}
-
 
 def dtypes_of(op: str) -> list[str]:
     """The element types that an operator takes."""
@@ -84,8 +81,7 @@ def dtypes_of(op: str) -> list[str]:
 def _forms(op: str) -> list[Case]:
     known = {**_MOVING, **_REDUCING, **_COMPOUND}
     if op in known:
-        kept = [d for d in dtypes_of(op) if d not in _LEFT_OUT.get(op, ())]
-        return [replace(case, dtypes=" ".join(kept)) for case in known[op]]
+        return [replace(case, dtypes=" ".join(dtypes_of(op))) for case in known[op]]
     samples = [case for case in CASES if case.op == op]
     if op == "cast":  # one for each type of the result
         return [replace(case, inputs="%x: T[R, 0<=Z]") for case in samples]

@@ -47,8 +47,7 @@ def random_feeds(
         prefix, name = value.name.rsplit(".", 1)
         bounds, type = cases[prefix].ranges.get(name), value.type.substitute(known)
         feeds[value.name] = random_array(type, rng, bounds)
-        means = prefix.split()[1].startswith("reduce_mean") and type.dtype.is_integer
-        if special and bounds is None and type.dtype is not DType.bool and not means:
+        if special and bounds is None and type.dtype is not DType.bool:
             feeds[value.name] = rng.choice(specials(type.dtype), feeds[value.name].shape)
     return feeds
 
@@ -58,7 +57,10 @@ def specials(dtype: DType) -> Array:
     if dtype.is_float:
         return np.asarray(SPECIAL).astype(dtype.numpy)
     limits = np.iinfo(dtype.value.replace("i", "int").replace("u", "uint"))
-    return np.asarray([limits.min or 3, limits.max, limits.max // 2, 1, 2, 5], dtype.numpy)
+    return np.asarray(
+        [limits.min or 3, limits.max, limits.max // 2, -1 if limits.min else 7, 1, 2, 5],
+        dtype.numpy,
+    )
 
 
 def test_every_operator_has_a_form() -> None:

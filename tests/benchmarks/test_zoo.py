@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from benchmarks import zoo
-from benchmarks.zoo import ENTRIES, ZooEntry
+from benchmarks.zoo import ENTRIES, TABLE
 
 BLOCKS = {"bert-base": 12, "distilbert": 6, "gpt2": 12, "vit-b16": 12, "smollm2-135m": 30}
 ROUTES = {
@@ -147,9 +147,4 @@ def test_a_name_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_prints_every_small_entry(empty_zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert zoo.main(["list", "--small"]) == 0
     printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert printed == [entry.name for entry in _small()]
-
-
-def _small() -> list[ZooEntry]:
-    """The small half of the table."""
-    return [entry for entry in ENTRIES.values() if entry.small]
+    assert printed == [entry.name for entry in TABLE.values() if entry.small]

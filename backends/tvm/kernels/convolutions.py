@@ -20,7 +20,7 @@ from ..evaluator import Evaluator
 from ..index import Index, Sizes
 from ..schedule import conv, conv_knobs, depthwise, emit
 from ..schedule.window import Window
-from .scalar import immediate
+from .literals import immediate
 
 __all__ = ["ConvLayout", "conv_layout", "emit_conv_group", "emit_pool_group", "is_depthwise"]
 
@@ -133,17 +133,6 @@ def _reader(evaluator: Evaluator, x: Value) -> Callable[[Prim, Prim, Prim, Prim]
     return load
 
 
-def _finish(
-    reader: Evaluator, node: Node, output: Value, store: tirx.Buffer, index: Index, value: Prim
-) -> None:
-    """Store an element through the epilogue; reshapes keep the row-major place."""
-    if output is not node.result:
-        bound = T.Bind(value)
-        reader.known[node.result] = lambda _: bound
-        value = reader.compute(output, index.reshape_to(output.type.shape))
-    T.buffer_store(store, value, [index.flat()])
-
-
 def emit_conv_group(
     evaluator: Evaluator,
     node: Node,
@@ -163,7 +152,7 @@ def emit_conv_group(
         if bias is not None:
             value = value + reader.read(bias, Index(((shape[1:2], channel),), sizes))
         at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
-        _finish(reader, node, output, store, at, value)
+        reader.finish(node, output, store, at, value)
 
     layout = conv_layout(node, machine)
     if layout is not None:
@@ -232,7 +221,7 @@ def emit_pool_group(
             value = value / _count(node, window, row, column)
         pixel = row * sizes.expr(shape[-1]) + column
         at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
-        _finish(evaluator.fresh(), node, output, store, at, value)
+        evaluator.fresh().finish(node, output, store, at, value)
 
     depthwise.emit_planes(
         batch=_size(shape[0], sizes),

@@ -24,10 +24,10 @@ from ..index import Sizes
 from ..schedule.gemm import GemmKnobs, pack_weight
 from .convolutions import ConvLayout, conv_layout, emit_conv_group, emit_pool_group
 from .elementwise import emit_elementwise
+from .literals import TVM_DTYPE
 from .products import emit_attention_group, emit_linear, emit_matmul, linear_knobs
 from .reference_loops import emit_loops, emit_plain_matmul
 from .rows import emit_rows
-from .scalar import TVM_DTYPE
 
 __all__ = ["Kernel", "WeightUse", "build_kernel"]
 
@@ -179,7 +179,9 @@ class Kernel:
 
     def _body(self, evaluator: Evaluator, stores: list[tirx.Buffer], lanes: int) -> None:
         group, output = self.group, self.group.outputs[0]
-        if group.kind == "elementwise":
+        if all(value.type.size == 0 for value in group.outputs):
+            T.evaluate(0)
+        elif group.kind == "elementwise":
             emit_elementwise(evaluator, output, stores[0], self.inlined, lanes)
         elif group.kind == "rows":
             emit_rows(evaluator, group.anchor, output, stores[0], lanes)
@@ -198,7 +200,7 @@ class Kernel:
         elif group.kind == "matmul" and group.anchor.present_operands[0].type.dtype is DType.f32:
             emit_matmul(evaluator, group.anchor, output, stores[0], self.machine)
         elif group.kind == "matmul":
-            emit_plain_matmul(evaluator, group.anchor, stores)
+            emit_plain_matmul(evaluator, group.anchor, output, stores[0])
         else:
             emit_loops(evaluator, group.anchor, stores)
 

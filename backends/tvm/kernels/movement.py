@@ -13,7 +13,8 @@ from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.types import DType, TensorType
 
 from ..index import Index, Sizes, int64
-from .scalar import cast_to, immediate
+from .literals import immediate
+from .scalar import cast_to
 
 if TYPE_CHECKING:
     from tunesmith.ir.ops import Attribute

@@ -21,7 +21,7 @@ from ..schedule.attention import default as attention_default
 from ..schedule.batch_matmul import default as batch_default
 from ..schedule.batch_matmul import emit_batch_matmul
 from ..schedule.gemm import GemmKnobs, GemmWork, default, emit_gemm
-from .scalar import immediate
+from .literals import immediate
 
 __all__ = ["emit_attention_group", "emit_linear", "emit_matmul", "linear_knobs"]
 
@@ -94,7 +94,7 @@ def emit_linear(
         if bias is not None:
             value = value + reader.read(bias, at.broadcast_to(bias.type.shape))
         value = activation(value if activation is _ACTIVATIONS["none"] else T.Bind(value))
-        _finish(reader, node, output, store, place(row, column, cols), value)
+        reader.finish(node, output, store, place(row, column, cols), value)
 
     emit_gemm(
         rows=rows if isinstance(rows, int) else sizes.expr(rows),
@@ -105,20 +105,6 @@ def emit_linear(
         store=write,
         machine=machine,
         knobs=linear_knobs(node, machine),
-    )
-
-
-def _finish(
-    reader: Evaluator, node: Node, output: Value, store: tirx.Buffer, index: Index, value: Prim
-) -> None:
-    """Store an element through the epilogue; reshapes keep the row-major place."""
-    if output is node.result:
-        T.buffer_store(store, value, [index.flat()])
-        return
-    bound = T.Bind(value)
-    reader.known[node.result] = lambda _: bound
-    T.buffer_store(
-        store, reader.compute(output, index.reshape_to(output.type.shape)), [index.flat()]
     )
 
 
@@ -138,7 +124,7 @@ def emit_matmul(
 
     def write(b: Prim, i: Prim, j: Prim, value: Prim) -> None:
         index = Index(((batch, b), ((shape[-2],), i), ((shape[-1],), j)), sizes)
-        _finish(evaluator.fresh(), node, output, store, index, value)
+        evaluator.fresh().finish(node, output, store, index, value)
 
     def size(value: int | DimExpr) -> int | Prim:
         return value if isinstance(value, int) else sizes.expr(value)

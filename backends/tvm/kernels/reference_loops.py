@@ -15,9 +15,10 @@ from tunesmith.ir.types import DType, Shape
 
 from ..evaluator import Evaluator
 from ..index import Index, int64
+from .literals import TVM_DTYPE, immediate
 from .loops import for_each, is_large
 from .movement import wrapped
-from .scalar import TVM_DTYPE, cast_to, immediate, is_nan
+from .scalar import cast_to, is_nan
 
 __all__ = ["LOOP_KERNELS", "emit_loops"]
 
@@ -137,6 +138,8 @@ def _reduce(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> 
     axes = sorted(a % rank for a in _ints(node, "axes")) if rank else []
     kept = [a for a in range(rank) if a not in axes]
     dtype = _wide(x.type.dtype)
+    if name == "reduce_mean" and dtype.is_integer:
+        dtype = DType.i64  # a sum may not fit where the mean does
     start, combine = {
         "reduce_sum": (immediate(0, dtype), lambda a, b: a + b),
         "reduce_mean": (immediate(0, dtype), lambda a, b: a + b),
@@ -371,8 +374,8 @@ def _pool(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> No
     _nest(evaluator, node.result.type.shape, element, is_large(node.result.type.size))
 
 
-def emit_plain_matmul(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> None:
-    """A product of matrices of any element type."""
+def emit_plain_matmul(evaluator: Evaluator, node: Node, output: Value, store: tirx.Buffer) -> None:
+    """A product of matrices of any element type, and what is fused behind it."""
     x, y = node.present_operands
     shape = node.result.type.shape
     dtype = _wide(x.type.dtype)
@@ -387,8 +390,9 @@ def emit_plain_matmul(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Bu
             a = cast_to(_read(evaluator, x, left), x.type.dtype, dtype)
             b = cast_to(_read(evaluator, y, right), x.type.dtype, dtype)
             _put(total, _get(total) + a * b)
-        at = Index.of(shape, parts, evaluator.sizes).flat()
-        T.buffer_store(stores[0], cast_to(_get(total), dtype, x.type.dtype), [at])
+        at = Index.of(shape, parts, evaluator.sizes)
+        value = cast_to(_get(total), dtype, x.type.dtype)
+        evaluator.fresh().finish(node, output, store, at, value)
 
     _nest(evaluator, shape, element, is_large(node.result.type.size))
 

@@ -21,8 +21,8 @@ from ..index import Index, int64
 from ..legalize import ROW_REDUCTIONS
 from ..schedule import fastmath
 from ..schedule.emit import held, vector_loop
+from .literals import immediate
 from .loops import columns, is_large
-from .scalar import immediate
 
 __all__ = ["emit_rows"]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import tvm_ffi
 from tvm import tirx
 from tvm.ir import Expr as Prim
 from tvm.tirx.script import builder as T
@@ -20,31 +21,12 @@ from tunesmith.ir.types import DType
 
 from ..schedule import fastmath
 from ..schedule.emit import held
+from . import integers
+from .literals import TVM_DTYPE, immediate
 
-__all__ = ["SCALAR_RULES", "TVM_DTYPE", "cast_to", "immediate", "is_nan"]
-
-TVM_DTYPE = {
-    DType.f16: "float16", DType.f32: "float32", DType.f64: "float64", DType.bf16: "uint16",
-    DType.i8: "int8", DType.i16: "int16", DType.i32: "int32", DType.i64: "int64",
-    DType.u8: "uint8", DType.u16: "uint16", DType.u32: "uint32", DType.u64: "uint64",
-    DType.bool: "bool",
-}  # fmt: skip
+__all__ = ["SCALAR_RULES", "cast_to", "is_nan"]
 
 Rule = Callable[[Sequence[Prim], Sequence[DType], Mapping[str, Attribute]], Prim]
-
-
-def immediate(value: bool | int | float, dtype: DType) -> Prim:
-    """A constant of an element type."""
-    if dtype is DType.bf16:
-        return tirx.const(int(np.asarray(value).astype(dtype.numpy).view(np.uint16)), "uint16")
-    if dtype.is_float:
-        if not np.isfinite(value):
-            wide = tirx.const(float(value), "float32" if dtype is not DType.f64 else "float64")
-            return wide if dtype in (DType.f32, DType.f64) else wide.astype(TVM_DTYPE[dtype])
-        return tirx.const(float(value), TVM_DTYPE[dtype])
-    if dtype is DType.u64 and int(value) >> 63:  # `IntImm` holds what fits into an i64
-        return tirx.bitwise_not(tirx.const(~int(value) & (2**64 - 1), "uint64"))
-    return tirx.const(int(value) if dtype is not DType.bool else bool(value), TVM_DTYPE[dtype])
 
 
 def cast_to(value: Prim, source: DType, dtype: DType) -> Prim:
@@ -113,10 +95,36 @@ def _widened(rule: Rule, is_test: bool) -> Rule:
         xs = [cast_to(x, narrow, wide) for x in xs]
         if narrow is DType.bool:  # in cells: TVM would compare the bools, which it cannot
             xs = [x if isinstance(x, tirx.IntImm) else held(x) for x in xs]
+        if wide.is_float:
+            xs = [_hidden(x, wide) if _folds(x, xs[:i]) else x for i, x in enumerate(xs)]
         result = rule(xs, [wide] * len(xs), attributes)
         return result if is_test else cast_to(result, wide, narrow)
 
     return wide_rule
+
+
+def _folds(x: Prim, others: Sequence[Prim]) -> bool:
+    """Whether TVM would fold what is not so for NaN: `0 * x` to 0, `x - x` to 0, `x == x`."""
+    if isinstance(x, tirx.FloatImm):
+        return float(x.value) == 0.0
+    return any(tvm_ffi.structural_equal(x, other) for other in others)
+
+
+def _hidden(x: Prim, dtype: DType) -> Prim:
+    """The same number behind its bits, where TVM's simplifier does not look."""
+    plain = TVM_DTYPE[dtype]
+    return T.reinterpret(plain, T.reinterpret(f"uint{8 * dtype.bytes}", x))
+
+
+def _exact(
+    integer: Callable[[Prim, Prim, DType], Prim], real: Callable[[Prim, Prim], Prim]
+) -> Rule:
+    """One function for integers, another for real numbers."""
+
+    def rule(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
+        return real(xs[0], xs[1]) if types[0].is_float else integer(xs[0], xs[1], types[0])
+
+    return rule
 
 
 def _pair(function: Callable[[Prim, Prim], Prim]) -> Rule:
@@ -132,22 +140,6 @@ def _extreme(greater: bool) -> Rule:
         return tirx.Select(tirx.any(wins, is_nan(x)), x, y)  # a NaN in `y` loses no compare
 
     return rule
-
-
-def _integer_or(integer: Callable[[Prim, Prim], Prim], real: Callable[[Prim, Prim], Prim]) -> Rule:
-    return lambda xs, types, _: (real if types[0].is_float else integer)(xs[0], xs[1])
-
-
-def _divide(x: Prim, y: Prim) -> Prim:
-    return tirx.truncdiv(x, _not_zero(y))
-
-
-def _modulo(x: Prim, y: Prim) -> Prim:
-    return tirx.floormod(x, _not_zero(y))
-
-
-def _not_zero(y: Prim) -> Prim:
-    return tirx.Select(tirx.EQ(y, tirx.const(0, y.ty.dtype)), tirx.const(1, y.ty.dtype), y)
 
 
 def _float_modulo(x: Prim, y: Prim) -> Prim:
@@ -175,17 +167,10 @@ def _round(x: Prim) -> Prim:
     return tirx.Select(up, low + one, low)
 
 
-def _subtract(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
-    """TVM's simplifier takes `0 - y` of unsigned numbers for 0."""
-    if _is_unsigned(types[0]):
-        return xs[0] + (tirx.bitwise_not(xs[1]) + immediate(1, types[0]))
-    return xs[0] - xs[1]
-
-
-def _negate(xs: Sequence[Prim], types: Sequence[DType], attrs: Mapping[str, Attribute]) -> Prim:
+def _negate(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
     if types[0].is_float:
         return xs[0] * immediate(-1.0, types[0])
-    return _subtract([immediate(0, types[0]), xs[0]], types, attrs)
+    return integers.negate(xs[0], types[0])
 
 
 def _is_unsigned(dtype: DType) -> bool:
@@ -193,7 +178,12 @@ def _is_unsigned(dtype: DType) -> bool:
 
 
 def _abs(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
-    return xs[0] if _is_unsigned(types[0]) else tirx.abs(xs[0])
+    if types[0].is_float:
+        return tirx.abs(xs[0])
+    if _is_unsigned(types[0]):
+        return xs[0]
+    negative = xs[0] < immediate(0, types[0])
+    return tirx.Select(negative, integers.negate(xs[0], types[0]), xs[0])
 
 
 def _sign(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
@@ -207,7 +197,7 @@ def _sign(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]
 def _power(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
     x, y = xs
     if not types[0].is_float:
-        return _integer_power(x, y, types[0])
+        return integers.power(x, y, types[0])
     exponent = float(y.value) if isinstance(y, tirx.FloatImm) else None
     if exponent in (2.0, 3.0):
         return x * x if exponent == 2.0 else x * x * x
@@ -216,35 +206,6 @@ def _power(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute
         root = tirx.sqrt(x) + immediate(0.0, types[0])  # and that of -0 would be -0
         return tirx.Select(infinite, immediate(float("inf"), types[0]), root)
     return tirx.power(x, y)
-
-
-def _integer_power(x: Prim, y: Prim, dtype: DType) -> Prim:
-    """By squaring, bit by bit of the exponent, so that products wrap as they do elsewhere.
-
-    In unsigned numbers: TVM takes signed ones for indices, and looks through all variables.
-    """
-    zero, one = immediate(0, dtype), immediate(1, dtype)
-    plain = TVM_DTYPE[dtype]
-    field = plain if plain.startswith("u") else f"u{plain}"
-    known = int(y.value) if isinstance(y, tirx.IntImm) else None
-    signed = not _is_unsigned(dtype)
-    bits = 8 * dtype.bytes - signed if known is None else max(known, 0).bit_length()
-    result, square = tirx.const(1, field), held(x.astype(field))
-    for bit in range(bits):
-        product = result * square
-        if known is None:
-            mask = immediate(1 << bit, dtype)
-            product = tirx.Select(tirx.EQ(tirx.bitwise_and(y, mask), zero), result, product)
-        elif not known >> bit & 1:
-            product = result
-        result = held(product)
-        square = held(square * square) if bit + 1 < bits else square
-    result = result.astype(plain)
-    if not signed or (known is not None and known >= 0):
-        return result
-    flipped = tirx.Select(tirx.EQ(tirx.bitwise_and(y, one), zero), one, x)
-    is_unit = tirx.any(tirx.EQ(x, one), tirx.EQ(x, immediate(-1, dtype)))
-    return tirx.Select(y < zero, tirx.Select(is_unit, flipped, zero), result)
 
 
 def _cast(xs: Sequence[Prim], types: Sequence[DType], attrs: Mapping[str, Attribute]) -> Prim:
@@ -279,11 +240,11 @@ _NUMERIC: dict[str, Rule] = {
     "floor": _real(tirx.floor, tirx.floor),
     "ceil": _real(tirx.ceil, tirx.ceil),
     "round": _real(_round, _round),
-    "add": _pair(lambda x, y: x + y),
-    "sub": _subtract,
-    "mul": _pair(lambda x, y: x * y),
-    "div": _integer_or(_divide, lambda x, y: x / y),
-    "mod": _integer_or(_modulo, _float_modulo),
+    "add": _exact(integers.add, lambda x, y: x + y),
+    "sub": _exact(integers.subtract, lambda x, y: x - y),
+    "mul": _exact(integers.multiply, lambda x, y: x * y),
+    "div": _exact(integers.divide, lambda x, y: x / y),
+    "mod": _exact(integers.modulo, _float_modulo),
     "pow": _power,
     "maximum": _extreme(greater=True),
     "minimum": _extreme(greater=False),
