@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tunesmith.backends.tvm.schedule import batch_matmul, fastmath, gemm
+from tunesmith.backends.tvm.schedule import batch_matmul, fastmath, gemm, gemm_knobs
 from tunesmith.ir.target import Machine
 
 AVX512 = Machine(
@@ -53,8 +53,8 @@ def build_gemm(
     machine: Machine,
     dtype: str = "float32",
     gelu: bool = False,
-) -> tuple[Any, gemm.GemmKnobs]:
-    knobs = gemm.default(gemm.GemmWork(rows=rows, inner=inner, cols=cols), machine)
+) -> tuple[Any, gemm_knobs.GemmKnobs]:
+    knobs = gemm_knobs.default(gemm_knobs.GemmWork(rows=rows, inner=inner, cols=cols), machine)
     panels = -(-cols // knobs.tile_n)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -105,12 +105,23 @@ def random_weight(inner: int, cols: int, dtype: str) -> NDArray[Any]:
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize(
     ("inner", "cols"),
-    [(1, 1), (3, 15), (17, 16), (64, 17), (17, 47), (64, 48), (3, 49), (17, 64), (1500, 214)],
+    [
+        (1, 1),
+        (3, 15),
+        (17, 16),
+        (64, 17),
+        (17, 47),
+        (64, 48),
+        (3, 49),
+        (17, 64),
+        (1500, 214),
+        (2501, 214),
+    ],
 )
 def test_symbolic_rows(machine: Machine, dtype: str, inner: int, cols: int) -> None:
     weight = random_weight(inner, cols, dtype)
     lib, knobs = build_gemm(None, inner, cols, machine, dtype)
-    packed = tvm.runtime.tensor(gemm.pack_weight(weight, knobs))
+    packed = tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs))
     for rows in (*ROWS, 300):
         check_gemm(lib, packed, weight, rows, rows)
 
@@ -120,16 +131,25 @@ def test_symbolic_rows(machine: Machine, dtype: str, inner: int, cols: int) -> N
 def test_static_rows(rows: int, dtype: str) -> None:
     weight = random_weight(67, 100, dtype)
     lib, knobs = build_gemm(rows, 67, 100, machines()[0], dtype)
-    check_gemm(lib, tvm.runtime.tensor(gemm.pack_weight(weight, knobs)), weight, rows, rows)
+    check_gemm(lib, tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs)), weight, rows, rows)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("rows", [64, 121, 300])
+def test_sums_that_wait_in_memory(rows: int, dtype: str) -> None:
+    weight = random_weight(3075, 250, dtype)
+    lib, knobs = build_gemm(rows, 3075, 250, machines()[0], dtype)
+    assert knobs.chunk > 1
+    check_gemm(lib, tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs)), weight, rows, rows)
 
 
 def test_error_grows_no_faster_than_numpy() -> None:
-    weight = random_weight(3072, 96, "float32")
-    lib, knobs = build_gemm(None, 3072, 96, machines()[0])
+    weight = random_weight(3072, 192, "float32")
+    lib, knobs = build_gemm(None, 3072, 192, machines()[0])
     x = np.random.default_rng(1).standard_normal((64, 3072)).astype(np.float32)
-    y = tvm.runtime.tensor(np.zeros((64, 96), np.float32))
-    zero = tvm.runtime.tensor(np.zeros(96, np.float32))
-    packed = tvm.runtime.tensor(gemm.pack_weight(weight, knobs))
+    y = tvm.runtime.tensor(np.zeros((64, 192), np.float32))
+    zero = tvm.runtime.tensor(np.zeros(192, np.float32))
+    packed = tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs))
     lib["main"](tvm.runtime.tensor(x), packed, zero, y)
     exact = x.astype(np.float64) @ weight
     ours, theirs = np.abs(y.numpy() - exact).max(), np.abs(x @ weight - exact).max()
@@ -143,7 +163,7 @@ def test_fused_gelu_and_registers() -> None:
     x = np.random.default_rng(2).standard_normal((13, 64)).astype(np.float32)
     bias = np.random.default_rng(3).standard_normal(96).astype(np.float32)
     y = tvm.runtime.tensor(np.zeros((13, 96), np.float32))
-    packed = tvm.runtime.tensor(gemm.pack_weight(weight, knobs))
+    packed = tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs))
     lib["main"](tvm.runtime.tensor(x), packed, tvm.runtime.tensor(bias), y)
     import math
 

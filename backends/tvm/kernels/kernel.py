@@ -21,7 +21,7 @@ from tunesmith.ir.types import DType
 from ..evaluator import Evaluator
 from ..groups import Group
 from ..index import Sizes
-from ..schedule.gemm import GemmKnobs, pack_weight
+from ..schedule.gemm_knobs import GemmKnobs, pack_weight
 from .convolutions import ConvLayout, conv_layout, emit_conv_group, emit_pool_group
 from .elementwise import emit_elementwise
 from .literals import TVM_DTYPE

@@ -20,7 +20,8 @@ from ..schedule.attention import AttentionWork, emit_attention
 from ..schedule.attention import default as attention_default
 from ..schedule.batch_matmul import default as batch_default
 from ..schedule.batch_matmul import emit_batch_matmul
-from ..schedule.gemm import GemmKnobs, GemmWork, default, emit_gemm
+from ..schedule.gemm import emit_gemm
+from ..schedule.gemm_knobs import GemmKnobs, GemmWork, default
 from .literals import immediate
 
 __all__ = ["emit_attention_group", "emit_linear", "emit_matmul", "linear_knobs"]

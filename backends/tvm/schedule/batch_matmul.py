@@ -17,8 +17,8 @@ from tvm.tirx.script import builder as T
 
 from . import emit
 from .emit import Dim
-from .gemm import GemmKnobs, GemmWork
-from .gemm import default as gemm_default
+from .gemm_knobs import GemmKnobs, GemmWork
+from .gemm_knobs import default as gemm_default
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine

@@ -11,86 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 from tvm.tirx.script import builder as T
 
 from . import emit
 from .emit import Dim
+from .gemm_knobs import CACHE_LINE, GemmKnobs
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
 LoadA: TypeAlias = Callable[[Expr, Expr], Expr]
 Store: TypeAlias = Callable[[Expr, Expr, Expr], None]
-
-CACHE_LINE = 64  # bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class GemmWork:
-    """One product: `rows` is `None` if it is only known at run time."""
-
-    rows: int | None
-    inner: int
-    cols: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class GemmKnobs:
-    """How a product is cut into pieces."""
-
-    tile_m: int = 8  # rows of sums in registers
-    tile_n: int = 48  # columns of sums in registers; also the width of a packed panel
-    unroll_k: int = 4  # steps of K in the innermost loop
-    panel_k: int = 512  # steps of K that are summed before they are added to the result
-    block_m: int = 128  # rows that one task computes
-
-
-def default(work: GemmWork, machine: Machine) -> GemmKnobs:
-    """Fill the registers with sums, and let as few padded columns as possible be computed.
-
-    A tile of `m` rows and `v` vectors needs `m * v` registers for sums, `v` for the weight and one
-    for the broadcast. With 32 registers that is 8x3 or 6x4 or 12x2, with 16 it is 4x3 or 6x2; a
-    step costs `m * v / 2` cycles of arithmetic against `(m + v) / 2` of loads, so all but `v == 1`
-    are bound by arithmetic. Of those the one wins that pads `cols` least. `panel_k` bounds the
-    growth of rounding errors: up to 1024 terms are summed in one go. A panel of the weight is
-    streamed once per row tile, at most 16 bytes a cycle, which the second cache delivers. The rows
-    of a block are read once per panel, so `block_m` rows fill three quarters of that cache, and
-    less where panels alone do not feed the cores evenly.
-    """
-    lanes = emit.lanes_of(machine)
-    shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
-    if machine.vector_registers < 32:
-        shapes = {2: (6, 0.0), 3: (4, 0.01), 1: (8, 0.15)}
-
-    def cost(vectors: int) -> float:
-        tile_n = vectors * lanes
-        return -(-work.cols // tile_n) * tile_n * (1 + shapes[vectors][1])
-
-    vectors = min(shapes, key=cost)
-    panels = -(-work.cols // (vectors * lanes))
-    even = panels % machine.cores == 0 or panels >= 16 * machine.cores
-    rows = max(64, machine.l2_bytes * 3 // 4 // (emit.FLOAT_BYTES * work.inner))
-    return GemmKnobs(
-        tile_m=shapes[vectors][0],
-        tile_n=vectors * lanes,
-        panel_k=1024 if work.inner <= 1024 else 512,
-        block_m=rows if even else min(rows, 32),
-    )
-
-
-def pack_weight(weight: NDArray[Any], knobs: GemmKnobs) -> NDArray[Any]:
-    """Return `weight[K, N]` as panels `[ceil(N / tile_n), K, tile_n]`, padded with zeros."""
-    inner, cols = weight.shape
-    panels = -(-cols // knobs.tile_n)
-    padded = np.zeros((inner, panels * knobs.tile_n), weight.dtype)
-    padded[:, :cols] = weight
-    return np.ascontiguousarray(padded.reshape(inner, panels, knobs.tile_n).transpose(1, 0, 2))
 
 
 def emit_gemm(
@@ -161,23 +96,75 @@ class _Gemm:
         if height == self.knobs.tile_m or emit.static(rows) is not None:
             blocks = emit.ceil_div(tiles, max(1, self.knobs.block_m // height))
         each = _shared(tiles, blocks)
+        if self.knobs.chunk > 1 and (height == self.knobs.tile_m or emit.static(rows) is not None):
+            self.deep(rows, height, tiles, blocks, each)
+            return
         with emit.loop(emit.index(blocks) * self.panels, parallel=self.parallel) as task:
             panel = task if blocks == 1 else T.Bind(task % self.panels)
             first = emit.index(0) if blocks == 1 else T.Bind(task // self.panels * each)
             count = each if blocks == 1 else emit.minimum(each, emit.index(tiles) - first)
-            read = self.reader(panel, dequantize=static_above(tiles, 1))
+            zero = emit.index(0)
+            read = self.reader(panel, zero, self.inner, self.inner, static_above(tiles, 1))
             tile = T.alloc_buffer((height * self.knobs.tile_n,), "float32")
             with emit.loop(count) as step:
                 start = emit.minimum((first + step) * height, emit.index(rows) - height)
                 start = T.Bind(start)
-                ahead = partial(self.prefetch, panel + 1, step)
+                ahead = partial(self.prefetch, panel + 1, step, zero)
                 self.tile(start, height, read, ahead, tile)
-                self.write(start, height, panel, tile)
+                self.write(start, height, panel, tile, zero)
 
-    def reader(self, panel: Expr, dequantize: bool) -> Callable[[Expr, int], Expr]:
+    def deep(self, rows: Dim, height: int, tiles: Dim, blocks: Dim, each: Dim) -> None:
+        """Cover `rows` with the sums of several panels in memory, while K is walked over once."""
+        chunks = -(-self.panels // self.knobs.chunk)
+        size, depth = height * self.knobs.tile_n, self.depth
+        most = max(1, self.knobs.block_m // height)
+        sets = max(1, min(self.unroll, self.knobs.tile_m // height))
+        with emit.loop(emit.index(blocks) * chunks, parallel=self.parallel) as task:
+            panel0 = T.Bind(task % chunks * self.knobs.chunk)
+            panels = T.Bind(T.min(emit.index(self.panels) - panel0, emit.index(self.knobs.chunk)))
+            first = T.Bind(task // chunks * each)
+            count = T.Bind(T.min(emit.index(each), emit.index(tiles) - first))
+            sums = T.alloc_buffer((self.knobs.chunk * most * size,), "float32")
+            with emit.loop(panels * most * (size // self.lanes)) as n:
+                emit.save(sums, n * self.lanes, self.lanes, emit.splat(0.0, self.lanes))
+
+            def place(step: Expr) -> Expr:
+                return T.Bind(T.min((first + step) * height, emit.index(rows) - height))
+
+            with emit.loop(-(-self.inner // depth)) as part:
+                k0 = T.Bind(part * depth)
+                steps = depth if self.inner % depth == 0 else T.Bind(T.min(self.inner - k0, depth))
+                with emit.loop(panels) as p:
+                    read = self.reader(panel0 + p, k0, steps, depth, static_above(tiles, 1))
+                    more = p + 1 < panels  # after the last panel comes the first, further on in K
+                    following = T.Bind(T.Select(more, panel0 + p + 1, panel0))
+                    shift = T.Bind(T.Select(more, emit.index(0), emit.index(depth)))
+                    with emit.loop(count) as step:
+                        ahead = partial(self.prefetch, following, step, shift)
+                        at = T.Bind((p * most + step) * size)
+                        self.panel(
+                            k0, steps, place(step), height, sets, read, ahead, sums, at, add=True
+                        )
+            with emit.loop(panels) as p, emit.loop(count) as step:
+                self.write(place(step), height, panel0 + p, sums, (p * most + step) * size)
+
+    @property
+    def unroll(self) -> int:
+        return min(self.knobs.unroll_k, self.inner)
+
+    @property
+    def depth(self) -> int:
+        """Steps of K that are summed in registers: even shares, at most about `panel_k`."""
+        shares = -(-self.inner // self.knobs.panel_k)
+        return -(-self.inner // (shares * self.unroll)) * self.unroll
+
+    def reader(
+        self, panel: Expr, k0: Expr, count: Dim, depth: int, dequantize: bool
+    ) -> Callable[[Expr, int], Expr]:
         """Return how vector `v` of row `k` of a panel is read, as fp32.
 
-        A panel of int8 is converted once if it serves several row tiles, else while it is read.
+        A panel of int8 is converted once if it serves several row tiles, else while it is read:
+        `count` rows from `k0`, which are at most `depth`.
         """
         lanes, width = self.lanes, self.knobs.tile_n
 
@@ -187,25 +174,25 @@ class _Gemm:
 
         if self.weight.dtype == "float32" or not dequantize:
             return stored
-        copy = T.alloc_buffer((self.inner * width,), "float32")
-        with emit.loop(self.inner) as k:
+        copy = T.alloc_buffer((depth * width,), "float32")
+        with emit.loop(count) as k:
             for v in range(self.vectors):
-                emit.save(copy, k * width + v * lanes, lanes, stored(k, v))
-        return lambda k, v: emit.load(copy, k * width + v * lanes, lanes)
+                emit.save(copy, k * width + v * lanes, lanes, stored(k0 + k, v))
+        return lambda k, v: emit.load(copy, (k - k0) * width + v * lanes, lanes)
 
-    def prefetch(self, panel: Expr, step: Expr, k: Expr) -> None:
-        """Ask for one cache line of `panel`, which is computed next, near row `k`.
+    def prefetch(self, panel: Expr, step: Expr, shift: Expr, k: Expr) -> None:
+        """Ask for some cache lines of `panel`, which is computed next, near row `k + shift`.
 
-        Each row tile asks for another line of the same steps of K, so that all of the next panel
-        is on its way before it is needed: +4 % at 128x768x768 and +13 % with 3072 columns, medians
-        of 25 interleaved runs on a busy Sapphire Rapids. Past the end of the weight it is an
-        address that nobody reads.
+        Each row tile asks for other lines of the same steps of K, so that all of the next panel
+        is on its way before it is needed. Past the end of the weight it is an address that nobody
+        reads.
         """
-        line = step * (CACHE_LINE // (4 if self.weight.dtype == "float32" else 1))
-        width = self.knobs.tile_n
-        at = T.address_of(self.weight[panel, k + line // width, line % width])
         flags = [T.int32(0), T.int32(2), T.int32(1)]  # read, keep in the second cache, data
-        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, *flags))
+        width, each = self.knobs.tile_n, CACHE_LINE // (4 if self.weight.dtype == "float32" else 1)
+        for number in range(self.knobs.prefetch):
+            line = (step * self.knobs.prefetch + number) * each
+            at = T.address_of(self.weight[panel, k + shift + line // width, line % width])
+            T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, *flags))
 
     def tile(
         self,
@@ -216,22 +203,19 @@ class _Gemm:
         tile: Buffer,
     ) -> None:
         """Sum one tile over all of K into `tile`, a panel of `panel_k` at a time."""
-        unroll = min(self.knobs.unroll_k, self.inner)
-        panels = -(-self.inner // self.knobs.panel_k)
-        depth = -(-self.inner // (panels * unroll)) * unroll
-        panels = -(-self.inner // depth)
-        sets = max(1, min(unroll, self.knobs.tile_m // height))
-        if panels == 1:
-            self.panel(emit.index(0), self.inner, start, height, sets, read, ahead, tile, add=False)
+        depth, zero = self.depth, emit.index(0)
+        sets = max(1, min(self.unroll, self.knobs.tile_m // height))
+        if depth >= self.inner:
+            self.panel(zero, self.inner, start, height, sets, read, ahead, tile, zero, add=False)
             return
         with emit.loop(height) as i:
             for v in range(self.vectors):
                 at = i * self.knobs.tile_n + v * self.lanes
                 emit.save(tile, at, self.lanes, emit.splat(0.0, self.lanes))
-        with emit.loop(panels) as p:
+        with emit.loop(-(-self.inner // depth)) as p:
             k0 = T.Bind(p * depth)
             count = depth if self.inner % depth == 0 else T.Bind(T.min(self.inner - k0, depth))
-            self.panel(k0, count, start, height, sets, read, ahead, tile, add=True)
+            self.panel(k0, count, start, height, sets, read, ahead, tile, zero, add=True)
 
     def panel(
         self,
@@ -243,17 +227,19 @@ class _Gemm:
         read: Callable[[Expr, int], Expr],
         ahead: Callable[[Expr], None],
         tile: Buffer,
+        base: Expr,
         *,
         add: bool,
     ) -> None:
         """Sum `count` steps of K in registers, then store them in `tile` or add them to it.
 
+        What is written begins at `base`.
+
         Where the tile is small, `sets` independent sums hide the latency of the arithmetic, and
         each runs through its own part of K: several streams read memory faster than one (+26 %
         at 1x768x50257, which comes from memory; 0 to 4 % where the weight is in a cache).
         """
-        lanes, vectors = self.lanes, self.vectors
-        unroll = min(self.knobs.unroll_k, self.inner)
+        lanes, vectors, unroll = self.lanes, self.vectors, self.unroll
         sums = [emit.registers(height * vectors, lanes) for _ in range(sets)]
         for some in sums:
             emit.fill(some, lanes, 0.0)
@@ -280,14 +266,14 @@ class _Gemm:
             value = emit.load(sums[0][n], 0, lanes)
             for some in sums[1:]:
                 value = value + emit.load(some[n], 0, lanes)
-            at = n // vectors * self.knobs.tile_n + n % vectors * lanes
+            at = base + (n // vectors * self.knobs.tile_n + n % vectors * lanes)
             emit.save(tile, at, lanes, emit.load(tile, at, lanes) + value if add else value)
 
-    def write(self, start: Expr, height: int, panel: Expr, tile: Buffer) -> None:
+    def write(self, start: Expr, height: int, panel: Expr, tile: Buffer, base: Expr) -> None:
         """Hand a finished tile to `store`, without the padded columns."""
         last = self.cols - (self.panels - 1) * self.knobs.tile_n
-        whole = partial(self.write_columns, start, height, panel, tile, self.knobs.tile_n)
-        part = partial(self.write_columns, start, height, panel, tile, last)
+        whole = partial(self.write_columns, start, height, panel, tile, base, self.knobs.tile_n)
+        part = partial(self.write_columns, start, height, panel, tile, base, last)
         if last == self.knobs.tile_n:
             whole()
         elif self.panels == 1:
@@ -296,18 +282,18 @@ class _Gemm:
             emit.branch(panel < self.panels - 1, whole, part)
 
     def write_columns(
-        self, start: Expr, height: int, panel: Expr, tile: Buffer, columns: int
+        self, start: Expr, height: int, panel: Expr, tile: Buffer, base: Expr, columns: int
     ) -> None:
         width, lanes = self.knobs.tile_n, self.lanes
         with emit.loop(height) as i:
             if columns >= lanes:
                 with emit.loop(columns // lanes) as v, emit.vector_loop(lanes) as lane:
                     j = v * lanes + lane
-                    self.store(start + i, panel * width + j, tile[i * width + j])
+                    self.store(start + i, panel * width + j, tile[base + i * width + j])
             if columns % lanes:
                 with emit.loop(columns % lanes) as rest:
                     j = rest + columns // lanes * lanes
-                    self.store(start + i, panel * width + j, tile[i * width + j])
+                    self.store(start + i, panel * width + j, tile[base + i * width + j])
 
 
 def _shared(tiles: Dim, blocks: Dim) -> Dim:

@@ -1,0 +1,107 @@
+"""How the fp32 product with a packed weight is cut into pieces, from the machine alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import emit
+
+if TYPE_CHECKING:
+    from tunesmith.ir.target import Machine
+
+__all__ = ["CACHE_LINE", "GemmKnobs", "GemmWork", "default", "pack_weight"]
+
+CACHE_LINE = 64  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmWork:
+    """One product: `rows` is `None` if it is only known at run time."""
+
+    rows: int | None
+    inner: int
+    cols: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmKnobs:
+    """How a product is cut into pieces."""
+
+    tile_m: int = 8  # rows of sums in registers
+    tile_n: int = 48  # columns of sums in registers; also the width of a packed panel
+    unroll_k: int = 4  # steps of K in the innermost loop
+    panel_k: int = 512  # steps of K that are summed before they are added to the result
+    block_m: int = 128  # rows that one task computes
+    prefetch: int = 2  # cache lines of the next panel that a row tile asks for at a time
+    chunk: int = 1  # panels that one task computes; if several, K is walked over once for all
+
+
+def default(work: GemmWork, machine: Machine) -> GemmKnobs:
+    """Fill the registers with sums, and let as few padded columns as possible be computed.
+
+    A tile of `m` rows and `v` vectors needs `m * v` registers for sums, `v` for the weight and one
+    for the broadcast. With 32 registers that is 8x3 or 6x4 or 12x2, with 16 it is 4x3 or 6x2; a
+    step costs `m * v / 2` cycles of arithmetic against `(m + v) / 2` of loads, so all but `v == 1`
+    are bound by arithmetic. Of those the one wins that pads `cols` least. `panel_k` bounds the
+    growth of rounding errors: up to 1024 terms are summed in one go. A panel of the weight is
+    streamed once per row tile, at most 16 bytes a cycle, which the second cache delivers. The rows
+    of a block are read once per panel, so `block_m` rows fill three quarters of that cache, and
+    less where panels alone do not feed the cores evenly. Row tiles share out the lines of the next
+    panel that they ask for; two each serve 48 rows, where their number is not known.
+    """
+    lanes = emit.lanes_of(machine)
+    shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
+    if machine.vector_registers < 32:
+        shapes = {2: (6, 0.0), 3: (4, 0.01), 1: (8, 0.15)}
+
+    def cost(vectors: int) -> float:
+        tile_n = vectors * lanes
+        return -(-work.cols // tile_n) * tile_n * (1 + shapes[vectors][1])
+
+    vectors = min(shapes, key=cost)
+    panels = -(-work.cols // (vectors * lanes))
+    even = panels % machine.cores == 0 or panels >= 16 * machine.cores
+    rows = max(64, machine.l2_bytes * 3 // 4 // (emit.FLOAT_BYTES * work.inner))
+    tile_m, unroll = shapes[vectors][0], GemmKnobs.unroll_k
+    lines = unroll * vectors * machine.vector_bytes // CACHE_LINE
+    knobs = GemmKnobs(
+        tile_m=tile_m,
+        tile_n=vectors * lanes,
+        prefetch=2 if work.rows is None else max(2, -(-lines // max(1, work.rows // tile_m))),
+        panel_k=1024 if work.inner <= 1024 else 512,
+        block_m=rows if even else min(rows, 32),
+    )
+    return _deep(work, knobs, panels, machine) if work.inner > 1024 else knobs
+
+
+def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> GemmKnobs:
+    """Where a block's rows and a panel leave the second cache, let a task walk over K once.
+
+    It then has several panels, whose sums wait in memory: rows of one K panel take a third of the
+    cache, the sums a quarter.
+    """
+    cache = machine.l2_bytes // emit.FLOAT_BYTES
+    rows = min(work.rows or 64, knobs.block_m)
+    if (rows + knobs.tile_n) * work.inner * 2 <= cache:
+        return knobs
+    depth = 768
+    block = max(64, cache // 3 // depth // knobs.tile_m * knobs.tile_m)
+    if work.rows is not None:
+        block = min(block, -(-work.rows // knobs.tile_m) * knobs.tile_m)
+    most = max(1, cache // 4 // (block * knobs.tile_n))
+    rounds = -(-panels // (most * machine.cores))
+    chunk = -(-panels // (rounds * machine.cores))
+    return replace(knobs, panel_k=depth, block_m=block, chunk=chunk) if chunk > 1 else knobs
+
+
+def pack_weight(weight: NDArray[Any], knobs: GemmKnobs) -> NDArray[Any]:
+    """Return `weight[K, N]` as panels `[ceil(N / tile_n), K, tile_n]`, padded with zeros."""
+    inner, cols = weight.shape
+    panels = -(-cols // knobs.tile_n)
+    padded = np.zeros((inner, panels * knobs.tile_n), weight.dtype)
+    padded[:, :cols] = weight
+    return np.ascontiguousarray(padded.reshape(inner, panels, knobs.tile_n).transpose(1, 0, 2))
