@@ -90,12 +90,23 @@ class Evaluator:
     ) -> None:
         """Store an element of `node` through the epilogue that ends in `output`.
 
-        Reshapes on the way keep the row-major place.
+        Reshapes on the way keep the row-major place; a transpose can only be the last step.
         """
-        if output is not node.result:
+        last = output.producer
+        turned = last is not None and last is not node and last.op.name == "transpose"
+        before = last.operands[0] if last is not None and turned else output
+        assert before is not None
+        at = index.reshape_to(before.type.shape)
+        if before is not node.result:
             bound = T.Bind(value)
             self.known[node.result] = lambda _: bound
-            value = self.compute(output, index.reshape_to(output.type.shape))
+            value = self.compute(before, at)
+        if last is not None and turned:
+            perm = last.attributes["perm"]
+            assert isinstance(perm, tuple)
+            parts = at.axes()
+            turned_parts = [parts[axis] for axis in perm if isinstance(axis, int)]
+            index = Index.of(output.type.shape, turned_parts, self.sizes)
         T.buffer_store(store, value, [index.flat()])
 
     def guarded(self, condition: Prim, yes: Callable[[], Prim], no: Callable[[], Prim]) -> Prim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from tunesmith.ir.dims import bounds
 from tunesmith.ir.graph import Graph, Node, Value
 
 from .evaluator import can_inline
@@ -118,7 +119,8 @@ def _with_epilogues(graph: Graph) -> list[Group]:
             del tail[joined.outputs[0]]
             joined.epilogue.extend(nodes)
             taken.update(dict.fromkeys(nodes))
-            tail[node.result] = joined
+            if node.op.name != "transpose" or joined.kind == "attention":
+                tail[node.result] = joined
     return groups
 
 
@@ -138,6 +140,8 @@ def _join(node: Node, tail: dict[Value, Group], order: dict[Group, int]) -> Grou
             ):
                 group.by_rows = True
                 return group
+            if group.kind == "gemm" and _fills_lines(node) and _feeds_long_keys(node):
+                return group
         elif (
             is_elementwise(node)
             and value.type.size == node.result.type.size
@@ -146,6 +150,31 @@ def _join(node: Node, tail: dict[Value, Group], order: dict[Group, int]) -> Grou
         ):
             return group
     return None
+
+
+_LONG = 512  # keys; fewer of a head are in the second cache, however far they lie apart
+_LINE = 16  # elements that a vector may store side by side
+
+
+def _is_long(attention: Node) -> bool:
+    """Whether keys and values are read so often, and are so many, that their layout matters."""
+    q, k = (v.type.shape[2] for v in attention.present_operands[:2])
+    most = bounds(k)[1]
+    return (most is None or most > _LONG) and not (isinstance(q, int) and q <= _LINE // 4)
+
+
+def _feeds_long_keys(node: Node) -> bool:
+    users = list(node.result.users)
+    return len(users) == 1 and all(
+        user.op.name == "attention" and place in (1, 2) and _is_long(user) for user, place in users
+    )
+
+
+def _fills_lines(node: Node) -> bool:
+    """Whether a transpose leaves the last axis, of whole vectors, in its place."""
+    perm, width = node.attributes["perm"], node.result.type.shape[-1]
+    assert isinstance(perm, tuple)
+    return perm[-1] == len(perm) - 1 and isinstance(width, int) and width % _LINE == 0
 
 
 def _join_all(
@@ -247,6 +276,8 @@ def _role(user: Node, operand: int, group: Group) -> str:
         x = user.operands[operand]
         return "stream" if x is not None and x.type.size == user.result.type.size else "repeated"
     if group.kind == "attention":
+        if operand in (1, 2) and _is_long(user):
+            return "keys"
         return "heads" if operand < 3 else "mask"
     if group.kind == "rows":
         return "stream" if operand == 0 else "again"
@@ -273,7 +304,7 @@ def _inline(node: Node, contexts: set[str], readers: int, level: int) -> bool:
             return False
         return readers == 1 or name in ("expand", "slice")
     if name == "expand":
-        return "heads" not in contexts
+        return not contexts & {"heads", "keys"}
     if name == "transpose":
         perm = node.attributes["perm"]
         assert isinstance(perm, tuple)
@@ -281,5 +312,5 @@ def _inline(node: Node, contexts: set[str], readers: int, level: int) -> bool:
             return level == 0
         return contexts <= {"heads", "stream"} and perm[-1] == len(perm) - 1
     if name == "slice":
-        return contexts <= {"heads", "stream"}
+        return contexts <= {"heads", "keys", "stream"}
     return False

@@ -88,7 +88,18 @@ TOGETHER = {
         HEADS,
         f"{TURNED} %e = transpose(%t) {{perm = [0, 2, 1, 3]}} "
         "%y = reshape(%e) {shape = [B, S, 16]}",
-        "attention transpose transpose transpose attention transpose reshape",
+        "elementwise transpose | elementwise transpose | "
+        "attention transpose attention transpose reshape",
+    ),
+    "keys and values that a product lays out": Fused(
+        "%q: f32[B, S, 32], %x: f32[B, S, 24], %w: f32[24, 32], %u: f32[24, 32], %b: f32[32]",
+        "%k = linear(%x, %w, %b) %l = reshape(%k) {shape = [B, S, 2, 16]} "
+        "%m = transpose(%l) {perm = [0, 2, 1, 3]} %v = linear(%x, %u) %n = neg(%v) "
+        "%o = reshape(%n) {shape = [B, S, 2, 16]} %p = transpose(%o) {perm = [0, 2, 1, 3]} "
+        "%r = reshape(%q) {shape = [B, S, 2, 16]} %s = transpose(%r) {perm = [0, 2, 1, 3]} "
+        "%y = attention(%s, %m, %p) {scale = 0.5}",
+        "gemm linear reshape transpose | gemm linear neg reshape transpose | "
+        "attention reshape transpose attention",
     ),
     "a product of two values": Fused(
         "%x: f32[B, 4, 8], %z: f32[B, 8, 5], %r: f32[B, 4, 5]",
@@ -162,6 +173,13 @@ APART = {
     ),
 }
 ALL = {**TOGETHER, **APART}
+
+
+@pytest.mark.parametrize(("length", "kernels"), [(512, 1), (513, 3)])
+def test_few_keys_are_read_where_they_are(length: int, kernels: int) -> None:
+    """Their layout matters only where there are many."""
+    graph = pin(parse_graph(f"graph @g({HEADS}) {{ {TURNED} return %t }}"), {"S": length})
+    assert len(TvmBackend().lower(graph, target()).kernels) == kernels
 
 
 @pytest.mark.parametrize("name", ALL)
