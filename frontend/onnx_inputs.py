@@ -96,9 +96,9 @@ def _declare(
         return dtype, tuple(int(size) for size in wanted)
     sizes: list[Dim] = []
     for axis, size in enumerate(tensor.shape.dim):
-        if size.HasField("dim_value"):
+        if size.HasField("dim_value") and size.dim_value != -1:  # which some write for "any"
             sizes.append(int(size.dim_value))
-        elif size.dim_param and isinstance(size.dim_param, str):
+        elif any(c.isalnum() for c in size.dim_param):  # two that are called `?` need not agree
             sizes.append(_expression(size.dim_param, declared))
         else:
             sizes.append(declared.symbol(f"{value.name}_{axis}"))

@@ -172,8 +172,9 @@ def _check_samples() -> Finding:
             locate(name)
         except (LookupError, ValueError):
             missing.append(name)
-    text = "installed" if not missing else "not installed: only `tunesmith demo` needs it"
-    return Finding("demo model", True, text)
+    listed = ", ".join(missing)
+    text = "installed" if not missing else f"only the demo and the board need them: no {listed}"
+    return Finding("samples", True, text)
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (

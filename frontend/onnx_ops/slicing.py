@@ -20,6 +20,7 @@ from .building import expand_to, index_axis, reshape_to, slice_to
 __all__ = ["SLICING"]
 
 FAR = 2**31 - 1  # exporters write this, or more, for "to the end"
+_LONG = 10**6  # some write a large round number: an axis of open size is taken to be shorter
 
 
 def _bound(call: Call, a: Dim, b: Dim) -> bool:
@@ -50,6 +51,9 @@ def _place(call: Call, value: Dim, size: Dim, low: int, high: Dim) -> Dim:
     elif at_least(value, 0) is None:
         call.fail(f"whether {value} counts from the end is not known")
     if at_least(value, high):
+        return high
+    if isinstance(value, int) and value >= _LONG and at_least(high, value) is None:
+        _bound(call, value, high)
         return high
     return value if _bound(call, high, value) else high
 

@@ -240,6 +240,14 @@ def test_a_slice_bounds_a_symbol() -> None:
     assert import_model(proto, dims={"S": (1, 4)}).symbols()["S"].high == 4
 
 
+def test_a_slice_far_beyond_the_end_takes_the_rest() -> None:
+    proto = shaped([node("Slice", ["x", "zero1", "huge", "axis"], ["y"])], 3,
+                   huge=np.array([10**9]), axis=np.array([1]))  # fmt: skip
+    graph = check(proto, {"x": X})
+    assert graph.outputs[0].type == graph.inputs[0].type
+    assert graph.symbols()["S"].high == 10**9
+
+
 def test_a_range_of_places_bounds_a_symbol() -> None:
     proto = shaped(
         [node("Shape", ["x"], ["s"], start=1, end=2), node("Squeeze", ["s"], ["n"]),
@@ -288,6 +296,12 @@ def test_odd_and_missing_names() -> None:
     assert str(graph.inputs[0].type) == "f32[x_1_0, 4]"
     sizes_found: tuple[Dim, ...] = graph.outputs[0].type.shape
     assert str(sizes_found[0]) == "x_1_0"
+
+
+def test_sizes_that_old_exporters_leave_open() -> None:
+    proto = model([node("Relu", ["x"], ["y"])], {"x": (F32, [-1, 3, "?", "?"])}, ["y"])
+    graph = import_model(of_type(proto, y=(F32, 4)))
+    assert str(graph.inputs[0].type) == "f32[x_0, 3, x_2, x_3]"
 
 
 def test_initializers_that_are_inputs_are_not_inputs() -> None:
