@@ -11,6 +11,7 @@ from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
+from ..onnx_shapes import at_least
 from .building import cast_to, reshape_to
 
 __all__ = ["CONVOLUTION"]
@@ -22,7 +23,22 @@ def _padding(
     call: Call, spatial: tuple[Dim, ...], kernel: tuple[int, ...], strides: tuple[int, ...],
     dilations: tuple[int, ...],
 ) -> Padding:  # fmt: skip
-    """Elements before and after each spatial axis."""
+    """Elements before and after each spatial axis; open sizes are bounded so that a window fits."""
+    low, high = _declared_padding(call, spatial, kernel, strides, dilations)
+    for i, size in enumerate(spatial):
+        whole, reach = size + low[i] + high[i], dilations[i] * (kernel[i] - 1) + 1
+        if at_least(whole, reach) is None:
+            try:
+                call.builder.facts.require(whole, reach, f"{call.location} has a window of {reach}")
+            except ValueError as error:
+                call.fail(str(error), hint="bound these sizes with `dims`")
+    return low, high
+
+
+def _declared_padding(
+    call: Call, spatial: tuple[Dim, ...], kernel: tuple[int, ...], strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> Padding:  # fmt: skip
     count = len(spatial)
     auto = call.text("auto_pad", "NOTSET")
     if auto in ("NOTSET", ""):

@@ -248,6 +248,15 @@ def test_a_slice_far_beyond_the_end_takes_the_rest() -> None:
     assert graph.symbols()["S"].high == 10**9
 
 
+def test_a_window_bounds_a_symbol() -> None:
+    proto = model([node("AveragePool", ["x"], ["y"], kernel_shape=[3, 5], pads=[0, 1, 0, 1])],
+                  {"x": (F32, [1, 2, 3, "W"])}, ["y"])  # fmt: skip
+    graph = import_model(of_type(proto, y=(F32, 4)))
+    assert graph.symbols()["W"].low == 3
+    with pytest.raises(FrontendError, match="window of 5"):
+        import_model(of_type(proto, y=(F32, 4)), dims={"W": (1, 9)})
+
+
 def test_a_range_of_places_bounds_a_symbol() -> None:
     proto = shaped(
         [node("Shape", ["x"], ["s"], start=1, end=2), node("Squeeze", ["s"], ["n"]),
