@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -225,22 +226,28 @@ def _weight_chunks(
 ) -> Iterator[memoryview | bytes]:
     """The bytes of `weights.bin`, one weight in memory at a time; fills `specs` on the way."""
     end = 0
-    for name, weight in weights:
-        array = np.asarray(weight, order="C")  # not ascontiguousarray: it makes 0-d into 1-d
-        dtype = array.dtype.name
-        if dtype not in DTYPES or not array.dtype.isnative:
-            raise ArtifactError(f"weight `{name}` has the dtype `{array.dtype}`",
-                                hint=f"possible are {', '.join(DTYPES)}")  # fmt: skip
-        offset = align(end)
-        yield bytes(offset - end)
-        data = array.reshape(-1).view(np.uint8).data
-        hashes = []
-        for first in range(0, len(data), CHUNK_BYTES):
-            chunk = data[first : first + CHUNK_BYTES]
-            hashes.append(hashlib.sha256(chunk).hexdigest())
-            yield chunk
-        end = offset + len(data)
-        specs.append(WeightSpec(name, dtype, array.shape, offset, len(data), tuple(hashes)))
+    with ThreadPoolExecutor(1) as pool:  # which hashes while the chunks are written
+        for name, weight in weights:
+            array = np.asarray(weight, order="C")  # not ascontiguousarray: it makes 0-d into 1-d
+            dtype = array.dtype.name
+            if dtype not in DTYPES or not array.dtype.isnative:
+                raise ArtifactError(f"weight `{name}` has the dtype `{array.dtype}`",
+                                    hint=f"possible are {', '.join(DTYPES)}")  # fmt: skip
+            offset = align(end)
+            yield bytes(offset - end)
+            data = array.reshape(-1).view(np.uint8).data
+            hashes = []
+            for first in range(0, len(data), CHUNK_BYTES):
+                chunk = data[first : first + CHUNK_BYTES]
+                hashes.append(pool.submit(_sha256, chunk))
+                yield chunk
+            end = offset + len(data)
+            chunks = tuple(digest.result() for digest in hashes)
+            specs.append(WeightSpec(name, dtype, array.shape, offset, len(data), chunks))
+
+
+def _sha256(chunk: memoryview) -> str:
+    return hashlib.sha256(chunk).hexdigest()
 
 
 def _tee(

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.frontend import import_model
 from tunesmith.ir.dims import Dim
-from tunesmith.ir.graph import Graph, Value
+from tunesmith.ir.graph import Graph, Node, Value
 from tunesmith.ir.work import flops
 from tunesmith.passes.base import Note, PassContext
 from tunesmith.passes.pipeline import Pipeline
@@ -97,6 +98,8 @@ def compile_model(
 
     clock = _Clock(progress)
     where = find_target(target, threads)
+    hashes = ThreadPoolExecutor(1)  # hashing leaves the interpreter free
+    source_hash = hashes.submit(_source_hash, source)
     with clock.stage("import"):
         graph = import_model(source, shapes=shapes, dims=dims)
         before = len(graph)
@@ -113,10 +116,12 @@ def compile_model(
         work: Dim = 0
         for node in graph.nodes:
             work = work + flops(node)
+    hashes.submit(_digest, list(graph.nodes))  # which the text of the graph needs
     from tunesmith.backends.tvm.compile import TvmBackend
     from tunesmith.ir.text import print_graph
 
     text = print_graph(graph)
+    hashes.shutdown()  # before anything forks
     backend = TvmBackend()
     with clock.stage("lower"):
         lowered = backend.lower(graph, where)
@@ -129,7 +134,7 @@ def compile_model(
         symbols=interface[2],
         target=TargetSpec(where.triple, where.cpu, where.features, where.machine.cores),
         versions=_versions(),
-        source_sha256=_source_hash(source),
+        source_sha256=source_hash.result(),
         pipeline=PRESETS.get(preset, preset),
         passes=tuple(_note(n) for n in context.notes),
         entry=library.entry,
@@ -187,6 +192,14 @@ def _source_hash(source: object) -> str:
         while chunk := file.read(1 << 22):
             state.update(chunk)
     return state.hexdigest()
+
+
+def _digest(nodes: Sequence[Node]) -> None:
+    """Hash the constants: each keeps its digest."""
+    for node in nodes:
+        for value in node.results:
+            if value.constant is not None:
+                _ = value.constant.digest
 
 
 def _note(note: Note) -> dict[str, Json]:
