@@ -98,7 +98,8 @@ def _declare(
     for axis, size in enumerate(tensor.shape.dim):
         if size.HasField("dim_value") and size.dim_value != -1:  # which some write for "any"
             sizes.append(int(size.dim_value))
-        elif any(c.isalnum() for c in size.dim_param):  # two that are called `?` need not agree
+        elif isinstance(size.dim_param, str) and any(c.isalnum() for c in size.dim_param):
+            # two that are called `?` need not agree
             sizes.append(_expression(size.dim_param, declared))
         else:
             sizes.append(declared.symbol(f"{value.name}_{axis}"))

@@ -56,8 +56,9 @@ def load(
 class Executable:
     """A model that is ready to run.
 
-    Any Python thread may call `run`, several at a time: each has buffers and workers of its own,
-    the weights are shared, and the interpreter lock is free while kernels run. An input is a NumPy
+    Any Python thread may call `run`, several at a time: each has workers of its own, which it
+    keeps until the process ends, the weights are shared, and the interpreter lock is free while
+    kernels run. An input is a NumPy
     array, or whatever else hands over CPU memory by DLPack (a torch tensor); if it is contiguous
     and starts on a 64-byte boundary, it is used where it is (see `empty`), else it is copied.
     Outputs are fresh arrays, the caller's to keep and to change.

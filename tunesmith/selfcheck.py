@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["check_in_child"]
 
 _DEADLINE = 600  # seconds that trying the result may take
-_MOST = 65  # a symbol is not tried above this: every branch and tail of the kernels is met below
+_MOST = 65  # a symbol is not tried above this: below, the branches and tails of kernels are met
 _WORK = 10**11  # arithmetic operations of one trial, about: a second or two for either engine
 
 
@@ -46,6 +46,7 @@ def check_in_child(
     child = os.fork()
     if child == 0:
         die_with_parent()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.close(read)
         with os.fdopen(write, "w") as pipe:
             try:

@@ -11,6 +11,7 @@ from tunesmith.ir.graph import Graph, Node, Value
 from .evaluator import can_inline
 from .kernels.movement import is_guarded
 from .legalize import has_windows, is_row_operator
+from .schedule.attention import AttentionKnobs
 
 __all__ = ["Group", "Plan", "form_groups"]
 
@@ -160,7 +161,8 @@ def _is_long(attention: Node) -> bool:
     """Whether keys and values are read so often, and are so many, that their layout matters."""
     q, k = (v.type.shape[2] for v in attention.present_operands[:2])
     most = bounds(k)[1]
-    return (most is None or most > _LONG) and not (isinstance(q, int) and q <= _LINE // 4)
+    few = isinstance(q, int) and q <= AttentionKnobs.few_queries
+    return (most is None or most > _LONG) and not few
 
 
 def _feeds_long_keys(node: Node) -> bool:

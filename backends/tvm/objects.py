@@ -114,8 +114,9 @@ def _compile(
                 _wait(children, folder, told)
         finally:
             for child in children:  # those that `_wait` has not seen end
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+                with suppress(ProcessLookupError, ChildProcessError):  # it has ended already
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
             for name in names:
                 path = folder / f"{name}.o"
                 if path.exists():

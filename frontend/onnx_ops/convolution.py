@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from tunesmith.ir import opset as ops
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.ops import Expr
@@ -23,15 +25,16 @@ def _padding(
     call: Call, spatial: tuple[Dim, ...], kernel: tuple[int, ...], strides: tuple[int, ...],
     dilations: tuple[int, ...],
 ) -> Padding:  # fmt: skip
-    """Elements before and after each spatial axis; open sizes are bounded so that a window fits."""
+    """Elements before and after each spatial axis; a symbol is bounded so that a window fits.
+
+    Only where it is the size: what bounds a sum or a quotient is not one symbol's bound.
+    """
     low, high = _declared_padding(call, spatial, kernel, strides, dilations)
     for i, size in enumerate(spatial):
         whole, reach = size + low[i] + high[i], dilations[i] * (kernel[i] - 1) + 1
         if at_least(whole, reach) is None:
-            try:
+            with suppress(ValueError):
                 call.builder.facts.require(whole, reach, f"{call.location} has a window of {reach}")
-            except ValueError as error:
-                call.fail(str(error), hint="bound these sizes with `dims`")
     return low, high
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from tunesmith.ir import opset as ops
-from tunesmith.ir.dims import Dim, DimExpr
+from tunesmith.ir.dims import Dim, DimExpr, bounds
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
@@ -20,7 +20,7 @@ from .building import expand_to, index_axis, reshape_to, slice_to
 __all__ = ["SLICING"]
 
 FAR = 2**31 - 1  # exporters write this, or more, for "to the end"
-_LONG = 10**6  # some write a large round number: an axis of open size is taken to be shorter
+_ROUND = {10**n for n in range(6, 19)}  # some write one of these; no axis is meant to be as long
 
 
 def _bound(call: Call, a: Dim, b: Dim) -> bool:
@@ -37,7 +37,7 @@ def _bound(call: Call, a: Dim, b: Dim) -> bool:
     return bool(known)
 
 
-def _place(call: Call, value: Dim, size: Dim, low: int, high: Dim) -> Dim:
+def _place(call: Call, value: Dim, size: Dim, low: int, high: Dim, *, is_stop: bool = False) -> Dim:
     """An end of a slice, counted from the front, held between `low` and `high`."""
     if isinstance(value, int) and value >= FAR:
         return high
@@ -52,7 +52,7 @@ def _place(call: Call, value: Dim, size: Dim, low: int, high: Dim) -> Dim:
         call.fail(f"whether {value} counts from the end is not known")
     if at_least(value, high):
         return high
-    if isinstance(value, int) and value >= _LONG and at_least(high, value) is None:
+    if is_stop and value in _ROUND and bounds(high)[1] is None:
         _bound(call, value, high)
         return high
     return value if _bound(call, high, value) else high
@@ -62,7 +62,7 @@ def _sliced(call: Call, x: Expr, axis: int, start: Dim, stop: Dim, step: int) ->
     size = x.shape[axis]
     if step > 0:
         first = _place(call, start, size, 0, size)
-        last = _place(call, stop, size, 0, size)
+        last = _place(call, stop, size, 0, size, is_stop=True)
         if at_least(first, last):
             last = first
         elif at_least(last, first) is None:

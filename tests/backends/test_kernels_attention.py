@@ -13,6 +13,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tunesmith.backends.tvm.schedule import attention
+from tunesmith.backends.tvm.schedule.attention_few import heads_together
 from tunesmith.ir.target import Machine
 
 from .test_kernels_gemm import compile_function, machines
@@ -139,3 +140,12 @@ def test_nan_in_one_key_reaches_every_row_that_sees_it() -> None:
     lib["main"](*(tvm.runtime.tensor(z) for z in (q, k, v, mask)), out)
     nan = np.isnan(out.numpy()).all((0, 2, 3))
     np.testing.assert_array_equal(nan, np.arange(40) >= 30)
+
+
+@pytest.mark.parametrize(
+    ("group", "shared", "queries", "cores", "together"),
+    [(71, 1, 1, 1, 1), (64, 2, 1, 2, 8), (16, 2, 4, 2, 2), (3, 3, 1, 1, 3), (3, 3, 1, 2, 1)],
+)
+def test_heads_of_a_task(group: int, shared: int, queries: int, cores: int, together: int) -> None:
+    """Each row of a task is code of its own, so it has no more than a few."""
+    assert heads_together(group, shared, queries, cores) == together

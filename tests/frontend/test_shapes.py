@@ -253,8 +253,14 @@ def test_a_window_bounds_a_symbol() -> None:
                   {"x": (F32, [1, 2, 3, "W"])}, ["y"])  # fmt: skip
     graph = import_model(of_type(proto, y=(F32, 4)))
     assert graph.symbols()["W"].low == 3
-    with pytest.raises(FrontendError, match="window of 5"):
-        import_model(of_type(proto, y=(F32, 4)), dims={"W": (1, 9)})
+
+
+def test_a_window_over_a_size_that_is_no_symbol_is_imported() -> None:
+    kernel = np.ones((1, 1, 3, 3), np.float32)
+    chain = [node("Conv", [f"x{i}", "w"], [f"x{i + 1}"], strides=[2, 2]) for i in range(3)]
+    proto = model(chain, {"x0": (F32, [1, 1, "H", "W"])}, ["x3"], {"w": kernel})
+    graph = import_model(of_type(proto, x3=(F32, 4)))
+    assert {name: s.low for name, s in graph.symbols().items()} == {"H": 3, "W": 3}
 
 
 def test_a_range_of_places_bounds_a_symbol() -> None:

@@ -199,6 +199,36 @@ def test_threads_of_python_may_share_an_executable(tiny_path: Path) -> None:
     assert not wrong
 
 
+def test_calls_of_several_threads_overlap(tiny: Artifact) -> None:
+    """Each thread waits inside its call for the others: in turns they would never meet."""
+    executable = load(tiny, threads=1)
+    inside = threading.Barrier(3, timeout=30)
+    contexts: list[Any] = []
+    results: list[Any] = []
+
+    def work(seed: int) -> None:
+        machine, inner = executable._module._context()
+        contexts.append(machine)
+
+        def meet(*tensors: Any) -> Any:
+            inside.wait()
+            return inner(*tensors)
+
+        executable._module._contexts.value = (machine, meet)
+        x = rows(seed + 1, seed)
+        results.append((executable.run({"x": x})["y"], expected(x)))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(machine) for machine in contexts}) == 3
+    assert len(results) == 3
+    for got, want in results:
+        assert_close(got, want, 1e-5)
+
+
 class Lender:
     """A tensor of a package that is not here, in the memory of an array."""
 

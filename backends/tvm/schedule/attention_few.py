@@ -24,15 +24,24 @@ __all__ = ["emit_few"]
 
 _BLOCK = 128  # keys between two corrections of the running maximum: their scores stay in L1
 _TILE = 4  # keys whose scores are summed together
+_ROWS = 8  # of a task, each of which is code of its own
 _LOWEST = float("-inf")
 
 
 def emit_few(attention: Attention, queries: int, cores: int) -> None:
     """Write the attention of `queries` queries, known now, and of as many keys as there are."""
     shared = attention.heads // attention.group
-    # heads that share keys are one task, unless the cores would be fed unevenly
-    together = attention.group if shared % cores == 0 or shared >= 8 * cores else 1
+    together = heads_together(attention.group, shared, queries, cores)
     _Few(attention, queries, together).tasks()
+
+
+def heads_together(group: int, shared: int, queries: int, cores: int) -> int:
+    """How many of the `group` heads that share keys are one task; there are `shared` such groups.
+
+    All of them if they have few rows, unless the cores would be fed unevenly.
+    """
+    most = _ROWS // queries if shared % cores == 0 or shared >= 8 * cores else 1
+    return max(n for n in range(1, max(most, 1) + 1) if group % n == 0)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> Ge
     It then has several panels, whose sums wait in memory: rows of one K panel take a third of the
     cache, the sums a quarter.
     """
+    if work.rows is not None and work.rows <= knobs.tile_m:
+        return knobs
     cache = machine.l2_bytes // emit.FLOAT_BYTES
     rows = min(work.rows or 64, knobs.block_m)
     if (rows + knobs.tile_n) * work.inner * 2 <= cache:
