@@ -98,8 +98,6 @@ def compile_model(
 
     clock = _Clock(progress)
     where = find_target(target, threads)
-    hashes = ThreadPoolExecutor(1)  # hashing leaves the interpreter free
-    source_hash = hashes.submit(_source_hash, source)
     with clock.stage("import"):
         graph = import_model(source, shapes=shapes, dims=dims)
         before = len(graph)
@@ -109,19 +107,21 @@ def compile_model(
 
             oracle = export_onnx(graph)  # before any pass has touched it
     context = PassContext(target=where)
-    with clock.stage("optimize"):
-        optimize(graph, preset, context)
-        after = sum(node.op.name != "constant" for node in graph.nodes)
-        interface = _interface(graph)
-        work: Dim = 0
-        for node in graph.nodes:
-            work = work + flops(node)
-    hashes.submit(_digest, list(graph.nodes))  # which the text of the graph needs
-    from tunesmith.backends.tvm.compile import TvmBackend
-    from tunesmith.ir.text import print_graph
+    # hashing leaves the interpreter free, and ends before anything forks
+    with ThreadPoolExecutor(1) as hashes:
+        source_hash = hashes.submit(_source_hash, source)
+        with clock.stage("optimize"):
+            optimize(graph, preset, context)
+            after = sum(node.op.name != "constant" for node in graph.nodes)
+            interface = _interface(graph)
+            work: Dim = 0
+            for node in graph.nodes:
+                work = work + flops(node)
+        hashes.submit(_digest, list(graph.nodes))  # which the text of the graph needs
+        from tunesmith.backends.tvm.compile import TvmBackend
+        from tunesmith.ir.text import print_graph
 
-    text = print_graph(graph)
-    hashes.shutdown()  # before anything forks
+        text = print_graph(graph)
     backend = TvmBackend()
     with clock.stage("lower"):
         lowered = backend.lower(graph, where)

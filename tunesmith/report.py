@@ -90,10 +90,10 @@ def graph_lines(report: Mapping[str, object]) -> list[str]:
 
 def tolerance_lines(manifest: Manifest) -> list[str]:
     """How far the outputs were from those of the oracle when the model was compiled."""
-    skipped = (manifest.tolerance or {}).get("skipped")
+    tolerance = manifest.tolerance or {}
+    skipped = tolerance.get("skipped")
     if skipped is not None:
         return [f"not verified: {skipped}"]
-    tolerance = manifest.tolerance or {}
     rows = tolerance.get("outputs")
     if not isinstance(rows, list) or not rows:
         return []

@@ -40,6 +40,19 @@ def compile_refused(cli: Cli, source: Path, *expected: str) -> None:
     assert leftovers(source.parent) == []
 
 
+def test_a_file_that_is_refused_is_not_read_to_the_end(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hash is for the manifest; the interpreter would wait for it before it ends."""
+    hashed: list[object] = []
+    monkeypatch.setattr("tunesmith.driver._source_hash", hashed.append)
+    huge = tmp_path / "huge.onnx"
+    with huge.open("wb") as file:
+        file.truncate(8 << 30)  # no byte of it is on the disk
+    compile_refused(cli, huge, "huge.onnx", "8589934592 bytes")
+    assert hashed == []
+
+
 def test_a_missing_file(cli: Cli, model: Path) -> None:
     check_refused(
         cli("compile", model.with_name("tny.onnx")), "there is no such file", "`tiny.onnx`"
