@@ -83,14 +83,19 @@ def _thin_graph(data: mmap.mmap, start: int, end: int, found: Split) -> bytes:
 
 
 def _thin_tensor(data: mmap.mmap, start: int, end: int, found: Split) -> bytes | None:
-    """A tensor without its elements; `None` if they are not in one piece here."""
+    """A tensor without its elements; `None` if they are not in one piece here.
+
+    Some exporters write the location out, also where it is the default one: in the tensor itself.
+    """
     name, place = None, None
     parts: list[bytes] = []
     for number, wire, first, value, last in _fields(data, start, end):
         if number == RAW_DATA and wire == 2 and place is None:
             place = (value, last - value)
             continue
-        if number in (RAW_DATA, EXTERNAL_DATA, LOCATION):
+        if number in (RAW_DATA, EXTERNAL_DATA) or (
+            number == LOCATION and data[value:last] != b"\0"
+        ):
             return None
         if number == NAME:
             name = data[value:last].decode()

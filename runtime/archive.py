@@ -13,6 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -94,6 +95,17 @@ def _tail(entries: list[Entry]) -> bytes:
     return directory + end64 + end
 
 
+class _Crc:
+    """A CRC that grows, in a thread of its own beside the one that writes."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, chunk: bytes | memoryview) -> None:
+        """Take in the next piece."""
+        self.value = zlib.crc32(chunk, self.value)
+
+
 class ArchiveWriter:
     """Writes entries one after the other into an empty file, which it does not close."""
 
@@ -110,12 +122,14 @@ class ArchiveWriter:
         header = self.entries[-1].data + self.entries[-1].size if self.entries else 0
         data = _data_offset(name, header)
         self.file.seek(data)
-        size = crc = 0
-        for chunk in chunks:
-            self.file.write(chunk)
-            crc = zlib.crc32(chunk, crc)
-            size += len(chunk)
-        entry = Entry(name, header, data, size, crc)
+        size = 0
+        crc = _Crc()
+        with ThreadPoolExecutor(1) as pool:
+            for chunk in chunks:
+                pool.submit(crc.add, chunk)
+                self.file.write(chunk)
+                size += len(chunk)
+        entry = Entry(name, header, data, size, crc.value)
         self.file.seek(header)
         self.file.write(_local(entry))
         self.entries.append(entry)

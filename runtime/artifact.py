@@ -7,8 +7,8 @@ import mmap
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from tunesmith.ir.diagnostics import ArtifactError
 
 from .archive import ArchiveWriter, Entry, read_directory, read_entry
-from .manifest import CHUNK_BYTES, DTYPES, FileSpec, Manifest, WeightSpec, align
+from .manifest import (
+    CHUNK_BYTES,
+    DTYPES,
+    FileSpec,
+    Manifest,
+    WeightSpec,
+    align,
+    weights_hash,
+)
 
 __all__ = ["Artifact"]
 
@@ -84,21 +92,21 @@ class Artifact:
         archive = ArchiveWriter(file)
         files: dict[str, FileSpec] = {}
 
-        def add(name: str, chunks: Iterable[bytes | memoryview]) -> None:
-            digest = hashlib.sha256()
-            entry = archive.add(name, _tee(chunks, digest.update))
-            files[name] = FileSpec(digest.hexdigest(), entry.size)
+        def add(name: str, content: bytes) -> None:
+            archive.add(name, [content])
+            files[name] = FileSpec(hashlib.sha256(content).hexdigest(), len(content))
 
-        add(LIBRARY, [self.library_bytes()])
+        add(LIBRARY, self.library_bytes())
         if self.graph is not None:
-            add(GRAPH, [self.graph.encode()])
+            add(GRAPH, self.graph.encode())
         for name, note in self.notes.items():
             if name in (*_LIMITS, WEIGHTS):
                 raise ArtifactError(f"`{name}` cannot be the name of a note")
-            add(name, [note])
+            add(name, note)
         weights: list[WeightSpec] = []
         if self.weights:
-            add(WEIGHTS, _weight_chunks(self.weights.items(), weights))
+            entry = archive.add(WEIGHTS, _weight_chunks(self.weights.items(), weights))
+            files[WEIGHTS] = FileSpec(weights_hash(weights), entry.size)
         sealed = replace(self.manifest, weights=tuple(weights), files=files)
         sealed.check()
         archive.add(MANIFEST, [sealed.to_json().encode()])
@@ -196,6 +204,8 @@ def _check_files(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
         last = manifest.weights[-1]
         if manifest.files[WEIGHTS].size != last.offset + last.nbytes:
             raise ArtifactError(f"`{WEIGHTS}` does not end where its last weight ends")
+        if manifest.files[WEIGHTS].sha256 != weights_hash(manifest.weights):
+            raise ArtifactError(f"the hash of `{WEIGHTS}` is not that of its chunks")
 
 
 def _read_hashed(fd: int, entry: Entry, spec: FileSpec) -> bytes:
@@ -224,8 +234,9 @@ def _view(mapped: NDArray[np.uint8], spec: WeightSpec) -> Array:
 def _weight_chunks(
     weights: Iterable[tuple[str, Array]], specs: list[WeightSpec]
 ) -> Iterator[memoryview | bytes]:
-    """The bytes of `weights.bin`, one weight in memory at a time; fills `specs` on the way."""
+    """The bytes of `weights.bin`; fills `specs` when they end."""
     end = 0
+    rows: list[tuple[WeightSpec, list[Future[str]]]] = []
     with ThreadPoolExecutor(1) as pool:  # which hashes while the chunks are written
         for name, weight in weights:
             array = np.asarray(weight, order="C")  # not ascontiguousarray: it makes 0-d into 1-d
@@ -242,20 +253,13 @@ def _weight_chunks(
                 hashes.append(pool.submit(_sha256, chunk))
                 yield chunk
             end = offset + len(data)
-            chunks = tuple(digest.result() for digest in hashes)
-            specs.append(WeightSpec(name, dtype, array.shape, offset, len(data), chunks))
+            rows.append((WeightSpec(name, dtype, array.shape, offset, len(data), ()), hashes))
+    for spec, hashes in rows:
+        specs.append(replace(spec, chunks=tuple(one.result() for one in hashes)))
 
 
 def _sha256(chunk: memoryview) -> str:
     return hashlib.sha256(chunk).hexdigest()
-
-
-def _tee(
-    chunks: Iterable[bytes | memoryview], update: Callable[[bytes | memoryview], None]
-) -> Iterator[bytes | memoryview]:
-    for chunk in chunks:
-        update(chunk)
-        yield chunk
 
 
 def _sync_folder(folder: Path) -> None:

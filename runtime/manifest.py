@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TypeVar
@@ -16,9 +17,10 @@ from .shapes import parse_dim
 __all__ = [
     "CHUNK_BYTES", "DTYPES", "FORMAT_VERSION", "WEIGHT_ALIGNMENT", "FileSpec", "Json", "Manifest",
     "SymbolSpec", "TargetSpec", "TensorSpec", "WeightSpec", "align",
+    "weights_hash",
 ]  # fmt: skip
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHT_ALIGNMENT = 64  # what a vectorized kernel may assume of each pointer
 CHUNK_BYTES = 4 << 20  # weights are hashed in pieces of this size
 DTYPES = {
@@ -84,10 +86,19 @@ class WeightSpec:
 
 @dataclass(frozen=True)
 class FileSpec:
-    """The size and the sha256 of one file of the artifact."""
+    """The size and the sha256 of one file of the artifact; of the weights `weights_hash`."""
 
     sha256: str
     size: int
+
+
+def weights_hash(weights: Iterable[WeightSpec]) -> str:
+    """The sha256 of the hashes of all chunks, in order: content is hashed once, not twice."""
+    state = hashlib.sha256()
+    for spec in weights:
+        for chunk in spec.chunks:
+            state.update(bytes.fromhex(chunk))
+    return state.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,6 +109,7 @@ def compile_model(
     context = PassContext(target=where)
     # hashing leaves the interpreter free, and ends before anything forks
     with ThreadPoolExecutor(1) as hashes:
+        hashes.submit(_digest, list(graph.nodes))  # which the text of the graph needs
         source_hash = hashes.submit(_source_hash, source)
         with clock.stage("optimize"):
             optimize(graph, preset, context)
@@ -117,14 +118,13 @@ def compile_model(
             work: Dim = 0
             for node in graph.nodes:
                 work = work + flops(node)
-        hashes.submit(_digest, list(graph.nodes))  # which the text of the graph needs
-        from tunesmith.backends.tvm.compile import TvmBackend
-        from tunesmith.ir.text import print_graph
+        with clock.stage("lower"):
+            from tunesmith.backends.tvm.compile import TvmBackend
+            from tunesmith.ir.text import print_graph
 
-        text = print_graph(graph)
-    backend = TvmBackend()
-    with clock.stage("lower"):
-        lowered = backend.lower(graph, where)
+            text = print_graph(graph)
+            backend = TvmBackend()
+            lowered = backend.lower(graph, where)
     with clock.stage("build"):
         library = backend.build(lowered, clock.count("build"))
     manifest = Manifest(

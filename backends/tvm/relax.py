@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 from tvm import relax, tirx
 from tvm.ir import IRModule
 
@@ -46,7 +46,7 @@ class _Module:
         self.graph, self.target, self.plan, self.kernels = graph, target, plan, kernels
         self.sizes = Sizes()
         self.builder = relax.BlockBuilder()
-        self.uses: dict[str, WeightUse] = {}
+        self.uses: dict[object, WeightUse] = {}
         self.functions: dict[str, Callable[[], tirx.PrimFunc]] = {}
         self.table: list[dict[str, Json]] = []
         self.flat: dict[Value, relax.Expr] = {}
@@ -60,13 +60,18 @@ class _Module:
                 if use is not None:
                     self.uses.setdefault(use.key, use)
         params = [relax.Var(f"in{i}", self._type(v)) for i, v in enumerate(self.graph.inputs)]
-        weights: list[tuple[str, NDArray[np.generic]]] = []
-        slots: dict[str, relax.Expr] = {}
+        slots: dict[object, relax.Expr] = {}
         for number, (key, use) in enumerate(self.uses.items()):
             dtype = TVM_DTYPE[use.constant.type.dtype]
-            var = relax.Var(f"w{number}", relax.TensorType(use.shape(), dtype))
-            slots[key] = var
-            weights.append((f"w{number}", use.array()))
+            slots[key] = relax.Var(f"w{number}", relax.TensorType(use.shape(), dtype))
+        with ThreadPoolExecutor(1) as pool:  # packing leaves the interpreter free
+            packed = [pool.submit(use.array) for use in self.uses.values()]
+            module = self._main(params, slots)
+        weights = [(f"w{number}", array.result()) for number, array in enumerate(packed)]
+        return Lowered(self.graph, self.target, module, self.functions, weights, self.table)
+
+    def _main(self, params: list[relax.Var], slots: dict[object, relax.Expr]) -> IRModule:
+        """The module: inputs as flat views, the kernels in order, outputs with their shapes."""
         with self.builder.function("main", [*params, *slots.values()]):
             with self.builder.dataflow():
                 for value, var in zip(self.graph.inputs, params, strict=True):
@@ -86,7 +91,7 @@ class _Module:
             bounds = {symbol.name: symbol.high for symbol in symbols}
             main = module["main"].with_attr("tir_var_upper_bound", bounds)
             module["main"] = main
-        return Lowered(self.graph, self.target, module, self.functions, weights, self.table)
+        return module
 
     def _type(self, value: Value) -> relax.TensorType:
         shape = [self.sizes.expr(d) for d in value.type.shape]
@@ -104,7 +109,7 @@ class _Module:
     def _view(self, x: relax.Expr, shape: tuple[object, ...], type: TensorType) -> relax.Expr:
         return self.builder.emit(self._reshape(x, shape, type))
 
-    def _call(self, kernel: Kernel, slots: dict[str, relax.Expr]) -> None:
+    def _call(self, kernel: Kernel, slots: dict[object, relax.Expr]) -> None:
         name = kernel.name
         self.functions.setdefault(name, kernel.function)
         arguments: list[relax.Expr | tirx.Var] = []

@@ -44,6 +44,27 @@ def test_weights_are_found(tmp_path: Path) -> None:
         assert found.read(name, 4).tobytes() == WEIGHTS[name].tobytes()
 
 
+def test_a_default_location_may_be_written_out(tmp_path: Path) -> None:
+    proto = chained()
+    for tensor in proto.graph.initializer:
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    found = split(path)
+    assert found is not None
+    assert set(found.places) == {"a", "b"}
+
+
+def test_weights_elsewhere_are_left_alone(tmp_path: Path) -> None:
+    proto = chained()
+    proto.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    found = split(path)
+    assert found is not None
+    assert set(found.places) == {"b"}
+
+
 def test_same_as_the_object(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(chained(), path)

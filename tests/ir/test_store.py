@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tunesmith.ir.constants import Constant
 from tunesmith.ir.diagnostics import ParseError
 from tunesmith.ir.interpreter import evaluate
 from tunesmith.ir.parser import parse_graph
@@ -62,3 +63,17 @@ def test_a_constant_that_is_not_what_its_name_says_is_refused(tmp_path: Path) ->
     np.save(file, np.zeros((2, 2), np.float32))
     with pytest.raises(ParseError):
         load_graph(path)
+
+
+def test_equal_constants_have_equal_bits() -> None:
+    one = np.arange(40, dtype=np.float32)
+    late = one.copy()
+    late[-1] = 7
+    assert Constant(one) == Constant(one.copy())
+    assert hash(Constant(one)) == hash(Constant(one.copy()))
+    assert Constant(one) != Constant(late)
+    assert Constant(np.float32([0.0])) != Constant(np.float32([-0.0]))
+    assert Constant(np.float32([np.nan])) == Constant(np.float32([np.nan]))
+    turned = np.asfortranarray(one.reshape(5, 8))
+    assert Constant(turned) == Constant(one.reshape(5, 8))
+    assert hash(Constant(turned)) == hash(Constant(one.reshape(5, 8)))

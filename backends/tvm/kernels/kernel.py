@@ -43,11 +43,11 @@ class WeightUse:
     layout: ConvLayout | None = None  # or packed for a convolution
 
     @property
-    def key(self) -> str:
-        """A name of content and layout."""
+    def key(self) -> tuple[Constant, str | int]:
+        """Content and layout: equal ones are stored once."""
         if self.layout is not None:
-            return f"{self.constant.digest}:{self.layout.key}"
-        return f"{self.constant.digest}:{self.knobs.tile_n if self.knobs else 0}"
+            return self.constant, self.layout.key
+        return self.constant, self.knobs.tile_n if self.knobs else 0
 
     def shape(self) -> tuple[int, ...]:
         """How it lies in memory: flat, or in panels with their padding."""

@@ -103,7 +103,11 @@ def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> Ge
 def pack_weight(weight: NDArray[Any], knobs: GemmKnobs) -> NDArray[Any]:
     """Return `weight[K, N]` as panels `[ceil(N / tile_n), K, tile_n]`, padded with zeros."""
     inner, cols = weight.shape
-    panels = -(-cols // knobs.tile_n)
-    padded = np.zeros((inner, panels * knobs.tile_n), weight.dtype)
-    padded[:, :cols] = weight
-    return np.ascontiguousarray(padded.reshape(inner, panels, knobs.tile_n).transpose(1, 0, 2))
+    whole, rest = divmod(cols, knobs.tile_n)
+    packed = np.empty((whole + bool(rest), inner, knobs.tile_n), weight.dtype)
+    split = weight[:, : cols - rest].reshape(inner, whole, knobs.tile_n)
+    packed[:whole] = split.transpose(1, 0, 2)
+    if rest:
+        packed[whole, :, :rest] = weight[:, cols - rest :]
+        packed[whole, :, rest:] = 0
+    return packed
