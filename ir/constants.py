@@ -59,7 +59,7 @@ class Constant:
         return self.array is other.array or _same_bytes(self.array, other.array)
 
     def __hash__(self) -> int:
-        return hash((self.type, np.asarray(self.array.reshape(-1)[:_HASHED], order="C").tobytes()))
+        return hash((self.type, self.array.flat[:_HASHED].tobytes()))
 
     def __repr__(self) -> str:
         return f"Constant({self.type})"
@@ -67,8 +67,12 @@ class Constant:
 
 def _same_bytes(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
     """Whether two arrays of one type hold the same bits: zeros have signs, NaNs are equal."""
-    first, second = (np.asarray(x, order="C").reshape(-1).view(np.uint8) for x in (a, b))
+    rows = max(1, _COMPARED * max(1, len(np.atleast_1d(a))) // max(1, a.nbytes))
+
+    def part(array: NDArray[np.generic], at: int) -> NDArray[np.uint8]:
+        some = np.asarray(np.atleast_1d(array)[at : at + rows], order="C")
+        return some.reshape(-1).view(np.uint8)
+
     return all(
-        np.array_equal(first[at : at + _COMPARED], second[at : at + _COMPARED])
-        for at in range(0, first.size, _COMPARED)
+        np.array_equal(part(a, at), part(b, at)) for at in range(0, len(np.atleast_1d(a)), rows)
     )

@@ -103,11 +103,10 @@ def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> Ge
 def pack_weight(weight: NDArray[Any], knobs: GemmKnobs) -> NDArray[Any]:
     """Return `weight[K, N]` as panels `[ceil(N / tile_n), K, tile_n]`, padded with zeros."""
     inner, cols = weight.shape
-    whole, rest = divmod(cols, knobs.tile_n)
-    packed = np.empty((whole + bool(rest), inner, knobs.tile_n), weight.dtype)
-    split = weight[:, : cols - rest].reshape(inner, whole, knobs.tile_n)
-    packed[:whole] = split.transpose(1, 0, 2)
-    if rest:
-        packed[whole, :, :rest] = weight[:, cols - rest :]
-        packed[whole, :, rest:] = 0
+    width = knobs.tile_n
+    packed = np.empty((-(-cols // width), inner, width), weight.dtype)
+    for number, panel in enumerate(packed):  # one by one, which suits any order of the weight
+        part = weight[:, number * width : (number + 1) * width]
+        panel[:, : part.shape[1]] = part
+        panel[:, part.shape[1] :] = 0
     return packed
