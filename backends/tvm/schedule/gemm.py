@@ -109,7 +109,7 @@ class _Gemm:
             with emit.loop(count) as step:
                 start = emit.minimum((first + step) * height, emit.index(rows) - height)
                 start = T.Bind(start)
-                ahead = partial(self.prefetch, panel + 1, step, zero)
+                ahead = partial(self.prefetch, panel + 1, zero, step)
                 self.tile(start, height, read, ahead, tile)
                 self.write(start, height, panel, tile, zero)
 
@@ -140,7 +140,7 @@ class _Gemm:
                     following = T.Bind(T.Select(more, panel0 + p + 1, panel0))
                     shift = T.Bind(T.Select(more, emit.index(0), emit.index(depth)))
                     with emit.loop(count) as step:
-                        ahead = partial(self.prefetch, following, step, shift)
+                        ahead = partial(self.prefetch, following, k0 + shift, step)
                         at = T.Bind((p * most + step) * size)
                         self.panel(
                             k0, steps, place(step), height, sets, read, ahead, sums, at, add=True
@@ -180,18 +180,21 @@ class _Gemm:
                 emit.save(copy, k * width + v * lanes, lanes, stored(k0 + k, v))
         return lambda k, v: emit.load(copy, (k - k0) * width + v * lanes, lanes)
 
-    def prefetch(self, panel: Expr, step: Expr, shift: Expr, k: Expr) -> None:
-        """Ask for some cache lines of `panel`, which is computed next, near row `k + shift`.
+    def prefetch(self, panel: Expr, row: Expr, step: Expr, block: Expr, blocks: Dim) -> None:
+        """Ask for the next cache lines of `panel`, which is computed next, from its `row` on.
 
-        Each row tile asks for other lines of the same steps of K, so that all of the next panel
-        is on its way before it is needed. Past the end of the weight it is an address that nobody
+        Row tile `step` asks for one piece of it in order, some lines in each of its `blocks` of
+        steps of K, so that all of the next panel is on its way before it is needed; tiles after
+        that ask for the last piece again. Past the end of the weight it is an address that nobody
         reads.
         """
         flags = [T.int32(0), T.int32(2), T.int32(1)]  # read, keep in the second cache, data
         width, each = self.knobs.tile_n, CACHE_LINE // (4 if self.weight.dtype == "float32" else 1)
+        lines = emit.index(blocks) * self.knobs.prefetch
+        first = T.max(T.min(step * lines, self.depth * width // each - lines), emit.index(0))
         for number in range(self.knobs.prefetch):
-            line = (step * self.knobs.prefetch + number) * each
-            at = T.address_of(self.weight[panel, k + shift + line // width, line % width])
+            line = (first + block * self.knobs.prefetch + number) * each
+            at = T.address_of(self.weight[panel, row + line // width, line % width])
             T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, *flags))
 
     def tile(
@@ -199,7 +202,7 @@ class _Gemm:
         start: Expr,
         height: int,
         read: Callable[[Expr, int], Expr],
-        ahead: Callable[[Expr], None],
+        ahead: Callable[[Expr, Dim], None],
         tile: Buffer,
     ) -> None:
         """Sum one tile over all of K into `tile`, a panel of `panel_k` at a time."""
@@ -225,7 +228,7 @@ class _Gemm:
         height: int,
         sets: int,
         read: Callable[[Expr, int], Expr],
-        ahead: Callable[[Expr], None],
+        ahead: Callable[[Expr, Dim], None],
         tile: Buffer,
         base: Expr,
         *,
@@ -258,7 +261,7 @@ class _Gemm:
                 k = k0 + block + u * whole if sets > 1 else k0 + block * unroll + u
                 step(T.Bind(k), sums[u % sets])
             if sets == 1:
-                ahead(k0 + block * unroll)
+                ahead(block, whole)
         if self.inner % unroll:
             with emit.loop(count - whole * unroll) as rest:
                 step(T.Bind(k0 + whole * unroll + rest), sums[0])

@@ -49,9 +49,10 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     are bound by arithmetic. Of those the one wins that pads `cols` least. `panel_k` bounds the
     growth of rounding errors: up to 1024 terms are summed in one go. A panel of the weight is
     streamed once per row tile, at most 16 bytes a cycle, which the second cache delivers. The rows
-    of a block are read once per panel, so `block_m` rows fill three quarters of that cache, and
-    less where panels alone do not feed the cores evenly. Row tiles share out the lines of the next
-    panel that they ask for; two each serve 48 rows, where their number is not known.
+    of a block are read once per panel, so `block_m` rows fill three eighths of that cache: two
+    panels and what is stored need room too; less where panels alone do not feed the cores evenly.
+    Row tiles share out the lines of the next panel that they ask for; two each serve 48 rows,
+    where their number is not known.
     """
     lanes = emit.lanes_of(machine)
     shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
@@ -65,13 +66,13 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     vectors = min(shapes, key=cost)
     panels = -(-work.cols // (vectors * lanes))
     even = panels % machine.cores == 0 or panels >= 16 * machine.cores
-    rows = max(64, machine.l2_bytes * 3 // 4 // (emit.FLOAT_BYTES * work.inner))
+    rows = max(64, machine.l2_bytes * 3 // 8 // (emit.FLOAT_BYTES * work.inner))
     tile_m, unroll = shapes[vectors][0], GemmKnobs.unroll_k
     lines = unroll * vectors * machine.vector_bytes // CACHE_LINE
     knobs = GemmKnobs(
         tile_m=tile_m,
         tile_n=vectors * lanes,
-        prefetch=2 if work.rows is None else max(2, -(-lines // max(1, work.rows // tile_m))),
+        prefetch=2 if work.rows is None else max(1, -(-lines // max(1, work.rows // tile_m))),
         panel_k=1024 if work.inner <= 1024 else 512,
         block_m=rows if even else min(rows, 32),
     )
