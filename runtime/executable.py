@@ -14,7 +14,7 @@ from tunesmith.ir.diagnostics import ArtifactError, InputError
 from .artifact import Artifact
 from .cpu import check_target
 from .manifest import Manifest, SymbolSpec, TensorSpec
-from .profiler import Profile, profile_calls
+from .profiler import Probe, Profile, profile_calls
 from .shapes import DimText, ShapeSolver, parse_dim
 from .tvm_module import TvmModule, aligned_copy, claim_threads, package_versions
 
@@ -139,10 +139,12 @@ class Executable:
         rounds: int = 20,
         warmup: int = 3,
         cpu_time: bool = False,
+        probe: Probe | None = None,
     ) -> Profile:
         """Run the model many times and measure each kernel: `docs/profile.md`.
 
-        `cpu_time` leaves out the time in which other processes ran; for one thread only.
+        `cpu_time` leaves out the time in which other processes ran; for one thread only. `probe`
+        is called before each round, with the clock, and says what the machine reaches then.
         """
         _, sizes = self._accept(inputs)
 
@@ -150,7 +152,7 @@ class Executable:
             self._check_results(self._module(self._accept(inputs)[0]), sizes)
 
         return profile_calls(self._module, run, self.manifest, sizes, rounds=rounds,
-                             warmup=warmup, cpu_time=cpu_time)  # fmt: skip
+                             warmup=warmup, cpu_time=cpu_time, probe=probe)  # fmt: skip
 
     def __call__(self, **inputs: Array | SupportsDLPack) -> dict[str, Array]:
         """`run`, for names that are Python names."""

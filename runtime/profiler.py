@@ -21,12 +21,23 @@ from tunesmith.ir.diagnostics import InputError
 from .manifest import Json, Manifest
 from .shapes import parse_dim
 
-__all__ = ["CALL", "CPU", "RUNTIME", "WALL", "KernelTime", "NativeHook", "Profile", "profile_calls"]
+__all__ = [
+    "CALL",
+    "CPU",
+    "RUNTIME",
+    "WALL",
+    "KernelTime",
+    "NativeHook",
+    "Probe",
+    "Profile",
+    "profile_calls",
+]
 
 WALL, CPU = "wall", "cpu"  # clocks: of the world; of the calling thread, which stops with it
 _CLOCKS: dict[str, Callable[[], int]] = {WALL: time.perf_counter_ns, CPU: time.thread_time_ns}
 RUNTIME, CALL = "runtime", "call"  # kinds of rows that are no kernels
 
+Probe = Callable[[Callable[[], int]], Mapping[str, float]]  # the rates of now, by a clock in ns
 Times = list[list[float]]  # for each row, the seconds of each round
 
 
@@ -70,6 +81,7 @@ class Profile:
     threads: int
     clock: str  # `wall`, or `cpu`: without the time in which other processes ran
     sizes: Mapping[str, int]
+    beside: tuple[Mapping[str, float], ...] = ()  # what the probe found before each round
 
     @property
     def kernels(self) -> tuple[KernelTime, ...]:
@@ -124,8 +136,11 @@ def profile_calls(
     rounds: int,
     warmup: int,
     cpu_time: bool = False,
+    probe: Probe | None = None,
 ) -> Profile:
     """Measure what `run`, which calls `module` once, spends on each kernel of the manifest.
+
+    `probe` is called with the clock before each round, and says what the machine reaches then.
 
     Raises:
         InputError: the counts are no counts, or CPU time is asked for, but threads share the work.
@@ -142,9 +157,12 @@ def profile_calls(
     names = _names(module, run)
     table = _in_order(names, manifest.report.get("kernel_table"))
     hook, whole, ticks = NativeHook(clock), [], []
+    beside: list[Mapping[str, float]] = []
     run()  # what the first call after a change costs belongs to nobody
     for _ in range(rounds):
         whole.append(_seconds(run, clock))
+        if probe is not None:
+            beside.append(probe(clock))
         hook.ticks.clear()
         with _watching(module, hook):
             start = clock()
@@ -162,7 +180,7 @@ def profile_calls(
     return Profile(
         rows=tuple(rows), whole=median(whole), whole_least=min(whole),
         instrumented=median(totals), hook_seconds=cost, rounds=rounds, threads=module.threads,
-        clock=name, sizes=dict(sizes),
+        clock=name, sizes=dict(sizes), beside=tuple(beside),
     )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ __all__ = [
     "HEAD",
     "Group",
     "group_rows",
+    "peaks_beside",
     "profile_json",
     "profile_lines",
     "table_rows",
@@ -89,6 +91,18 @@ def group_rows(
     total = sum(_taken(row, least) for row in profile.rows)
     groups = [_group(name, rows, peaks, total, least) for (_, name), rows in members.items()]
     return sorted(groups, key=lambda group: -group.seconds)
+
+
+def peaks_beside(peaks: Peaks, profile: Profile, *, least: bool = False) -> Peaks:
+    """The peaks that were reached between the rounds: their median, or the best of them."""
+    if not profile.beside:
+        return peaks
+    pick = max if least else median
+    return replace(
+        peaks,
+        gflops=pick(row["gflops"] for row in profile.beside),
+        memory_gbs=pick(row["memory_gbs"] for row in profile.beside),
+    )
 
 
 def _taken(row: KernelTime, least: bool) -> float:
@@ -192,7 +206,8 @@ def profile_lines(profile: Profile, peaks: Peaks | None, groups: Sequence[Group]
     if peaks is not None:
         lines.append(
             f"peaks        {peaks.gflops:.0f} GFLOP/s fp32  memory {peaks.memory_gbs:.1f} GB/s"
-            f"  l2 {peaks.l2_gbs:.0f} GB/s  (measured, threads {peaks.threads})"
+            f"  l2 {peaks.l2_gbs:.0f} GB/s  ({'between the rounds' if profile.beside else 'once'},"
+            f" threads {peaks.threads})"
         )
     return lines
 

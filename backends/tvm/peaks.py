@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -27,10 +28,11 @@ from ..targets import find_target
 from .build import tvm_target
 from .schedule import emit
 
-__all__ = ["best_rates"]
+__all__ = ["Probe", "best_rates"]
 
 # Short calls: of those that nobody interrupts, enough are left even on a busy machine.
 _FMA_STEPS = 20_000
+_PROBED_CALLS = 8  # of the multiply-adds in one probe: about a millisecond
 _CALL_BYTES = 8 << 20  # read in one call of a kernel
 _QUANTILE = 0.02  # of the times of calls that read memory: some find a part of it in the cache
 _SECONDS = 0.5  # of calls for each figure
@@ -78,19 +80,71 @@ def best_rates(target: Target, threads: int, seconds: float = _SECONDS) -> dict[
     }
 
 
+class Probe:
+    """What the machine does right now, in a millisecond or two, between other work.
+
+    Clocks change with the load of a whole machine, so kernels are held against what could be
+    reached in the same seconds. A call returns GFLOP/s of fp32 multiply-adds, and GB/s read from
+    memory: each time from another part of what is much larger than the last cache.
+    """
+
+    def __init__(self, target: Target, threads: int) -> None:
+        machine, lanes = target.machine, emit.lanes_of(target.machine)
+        step = threads * _VECTORS * lanes * emit.FLOAT_BYTES
+        self.piece = _CALL_BYTES // step * step
+        streamed = min(max(4 * machine.l3_bytes, _LEAST_STREAMED), _free_bytes() // 4)
+        data = aligned(max(streamed, self.piece) // emit.FLOAT_BYTES)
+        data.fill(1.0)
+        count = self.piece // emit.FLOAT_BYTES
+        places = [data[i : i + count] for i in range(0, data.size - count + 1, count)]
+        self.places = itertools.cycle([tvm.runtime.from_dlpack(place) for place in places])
+        self.result = tvm.runtime.from_dlpack(aligned(threads * lanes))
+        self.flops, self.fma, factors = _fma_kernel(target, threads)
+        self.factors = tvm.runtime.from_dlpack(factors)
+        readers = [
+            _build(target, partial(_read, threads, count // threads, 1, streams, lanes))
+            for streams in _STREAMS
+        ]
+        clock = time.perf_counter_ns
+        rates = [max(self._rate(reader, clock) for _ in range(8)) for reader in readers]
+        self.read = readers[rates.index(max(rates))]
+
+    def __call__(self, clock: Callable[[], int] = time.perf_counter_ns) -> dict[str, float]:
+        """The rates of this moment, by a clock of nanoseconds."""
+        start = clock()
+        for _ in range(_PROBED_CALLS):
+            self.fma(self.factors, self.result)
+        gflops = self.flops * _PROBED_CALLS / max(1, clock() - start)
+        return {"gflops": gflops, "memory_gbs": self._rate(self.read, clock)}
+
+    def _rate(self, reader: Callable[..., None], clock: Callable[[], int]) -> float:
+        place = next(self.places)
+        start = clock()
+        reader(place, self.result)
+        return self.piece / max(1, clock() - start)
+
+
 def _noise(times: list[float]) -> float:
     return float(np.median(times)) / min(times) - 1
 
 
 def _fma_times(target: Target, threads: int, seconds: float) -> tuple[int, list[float]]:
     """The operations of one call, and the times of many."""
+    flops, kernel, factors = _fma_kernel(target, threads)
+    results = threads * emit.lanes_of(target.machine)
+    return flops, _times(kernel, [factors], results, seconds)
+
+
+def _fma_kernel(
+    target: Target, threads: int
+) -> tuple[int, Callable[..., None], NDArray[np.float32]]:
+    """The operations of one call, the kernel, and what it multiplies by and adds."""
     lanes = emit.lanes_of(target.machine)
     sums = 16 if target.machine.vector_registers >= 32 else 12
     factors = aligned(2 * lanes)
     factors[:lanes], factors[lanes:] = 0.5, 1.0  # the sums tend to 2
     kernel = _build(target, partial(_fma, threads, sums, lanes))
-    flops = 2 * sums * lanes * _FMA_STEPS * threads
-    return flops, _times(kernel, [factors], threads * lanes, seconds)
+    return 2 * sums * lanes * _FMA_STEPS * threads, kernel, factors
 
 
 def aligned(count: int) -> NDArray[np.float32]:
