@@ -34,10 +34,15 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Library:
-    """Compiled code, as the bytes of a shared library."""
+    """Compiled code, as the bytes of a shared library.
+
+    `arena` is how many bytes a run needs besides the weights, in the symbols of the graph: empty if
+    that is not known.
+    """
 
     code: bytes
     entry: str = "main"
+    arena: str = ""
 
 
 class Backend(Protocol):

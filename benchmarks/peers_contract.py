@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,12 @@ class Unsupported(Exception):
     """An engine cannot take part in a row, and this is why."""
 
 
+@functools.cache
+def _stored(path: Path) -> Arrays:
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
 @dataclass(frozen=True)
 class Job:
     """One model at one size with one number of threads: all that an engine is told."""
@@ -48,9 +55,8 @@ class Job:
     cores: tuple[int, ...] = ()
 
     def feeds(self) -> Arrays:
-        """The inputs."""
-        with np.load(self.inputs) as stored:
-            return {name: stored[name] for name in stored.files}
+        """The inputs, which are read once."""
+        return _stored(self.inputs)
 
     def as_json(self) -> dict[str, object]:
         """The job as JSON."""

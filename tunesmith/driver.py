@@ -138,7 +138,8 @@ def compile_model(
         pipeline=PRESETS.get(preset, preset),
         passes=tuple(_note(n) for n in context.notes),
         entry=library.entry,
-        report=_report(before, after, context.notes, lowered, clock.seconds),
+        report=_report(before, after, context.notes, lowered, clock.seconds)
+        | {"arena": library.arena, "weights": sum(array.nbytes for _, array in lowered.weights)},
     )
     artifact = Artifact(
         manifest=manifest, library=library.code, weights=dict(lowered.weights), graph=text

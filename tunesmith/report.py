@@ -64,12 +64,22 @@ def compile_summary(manifest: Manifest, path: Path, took: float, size: int) -> l
     lines += graph_lines(report)
     if manifest.symbols:
         lines.append(f"dims      {symbols_text(manifest.symbols)}")
-    lines += tolerance_lines(manifest)
+    lines += [*memory_lines(manifest), *tolerance_lines(manifest)]
     target = manifest.target
     lines.append(f"target    {target.cpu} ({target.triple}), {_count(target.threads, 'thread')}")
     lines.append(f"written   {path} ({megabytes(size)})")
     lines.append(f"run it    tunesmith run {path} --inputs in.npz --outputs out.npz")
     return lines
+
+
+def memory_lines(manifest: Manifest) -> list[str]:
+    """What a run takes: the weights, which are mapped, and the planned arena."""
+    arena = manifest.report.get("arena")
+    if not isinstance(arena, str) or not arena:
+        return []
+    taken = megabytes(int(arena)) if arena.isdigit() else f"{arena} bytes"
+    weights = sum(w.nbytes for w in manifest.weights) or int(str(manifest.report["weights"]))
+    return [f"memory    {megabytes(weights)} of weights, and while it runs {taken}"]
 
 
 def graph_lines(report: Mapping[str, object]) -> list[str]:

@@ -17,6 +17,7 @@ from tunesmith.ir.diagnostics import BuildError
 from tunesmith.ir.target import Target
 
 from ..base import Library, Lowered
+from .memory import planned_bytes
 from .objects import compile_objects
 
 __all__ = ["build_library", "find_linker", "tvm_target"]
@@ -38,14 +39,25 @@ def tvm_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target(description)
 
 
-def _pipeline() -> tvm.transform.Pass:
-    """The part of TVM's pipeline that is left: our kernels need no legalization and no fusion."""
+def _planning() -> tvm.transform.Pass:
+    """The part of TVM's pipeline up to where storage is planned.
+
+    Our kernels need no legalization and no fusion.
+    """
     return tvm.transform.Sequential(
         [
             transform.ToNonDataflow(),
             transform.RemovePurityChecking(),
             transform.CallTIRRewrite(),
             transform.StaticPlanBlockMemory(),
+        ]
+    )
+
+
+def _lowering() -> tvm.transform.Pass:
+    """What comes after it."""
+    return tvm.transform.Sequential(
+        [
             transform.LowerAllocTensor(),
             transform.KillAfterLastUse(),
             transform.LowerRuntimeBuiltin(),
@@ -66,7 +78,8 @@ def build_library(lowered: Lowered, progress: Callable[[int, int], None] | None 
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     objects = compile_objects(lowered.functions, target, workers, progress)
     try:
-        executable = tvm.relax.build(lowered.module, target, relax_pipeline=_pipeline())
+        planned = _planning()(lowered.module)
+        executable = tvm.relax.build(planned, target, relax_pipeline=_lowering())
     except Exception as error:
         raise BuildError(f"the code generator failed: {error}") from error
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
@@ -76,7 +89,8 @@ def build_library(lowered: Lowered, progress: Callable[[int, int], None] | None 
             Path(files[-1]).write_bytes(code)
         path = Path(folder) / "kernels.so"
         executable.export_library(str(path), fcompile=_link, addons=files)
-        return Library(path.read_bytes())
+        arena = planned_bytes(planned, lowered.graph.symbols())
+        return Library(path.read_bytes(), arena="" if arena is None else str(arena))
 
 
 def find_linker() -> list[str]:

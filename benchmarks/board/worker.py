@@ -51,6 +51,7 @@ class Worker:
         """Make the engine ready, and run once."""
         start = time.perf_counter()
         self.peer.start()
+        self.job.feeds()  # reading the inputs is no part of a load
         imported, before = time.perf_counter(), _memory("VmRSS")
         self.loaded = self.peer.load(self.job)
         ready = time.perf_counter()

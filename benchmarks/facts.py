@@ -1,0 +1,249 @@
+"""What `profile` and the memory of a process say of our kernels: `docs/board/facts.md`.
+
+`python -m benchmarks.facts` measures each part in a process of its own, so that the memory of one
+is not counted for another, and writes the Markdown and `facts.json` beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.board.rows import choose
+from benchmarks.spine_facts import gather
+from benchmarks.spine_rows import write_text
+
+if TYPE_CHECKING:
+    from tunesmith.report_profile import Group
+    from tunesmith.runtime import Executable
+
+ROOT = Path(__file__).resolve().parent.parent
+GEMM_PEAK, BANDWIDTH, CAUSAL, MEMORY_SHARE, MEMORY_MB = 0.88, 0.80, 0.6, 1.05, 60
+HEADS, WIDTH = 12, 64
+LENGTHS = (1024, 2048, 4096, 8192)
+LINEAR = 1.1  # memory for each token at the longest over that at the shortest
+ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A figure beside its bound."""
+
+    what: str
+    bound: str
+    found: str
+    passed: bool
+    how: str
+
+
+def _compiled(row: str, folder: Path) -> tuple[Executable, dict[str, np.ndarray]]:
+    """The artifact of a row of the board for any size, saved and loaded again, and its inputs."""
+    from benchmarks.board.inputs import INPUTS, prepare
+    from tunesmith.driver import compile_model
+    from tunesmith.runtime import load
+
+    (chosen,) = choose([row])
+    facts = prepare(chosen, folder)
+    artifact = compile_model(facts["model"], threads=1)
+    artifact.save(folder / "model.tsm")
+    with np.load(folder / INPUTS) as stored:
+        feeds = {name: stored[name] for name in stored.files}
+    return load(folder / "model.tsm", threads=1), feeds
+
+
+def _groups(row: str, folder: Path) -> list[Group]:
+    """The profile of a row, by kernels, beside what the machine reached between the rounds."""
+    from tunesmith.backends.measure import measured_peaks
+    from tunesmith.backends.targets import find_target
+    from tunesmith.backends.tvm.peaks import Probe
+    from tunesmith.report_profile import group_rows, peaks_beside
+
+    executable, feeds = _compiled(row, folder)
+    probe = Probe(find_target("host", 1), 1)
+    profile = executable.profile(feeds, rounds=ROUNDS, probe=probe)
+    return group_rows(profile, peaks_beside(measured_peaks(1), profile))
+
+
+def _share(groups: Iterable[Group]) -> float:
+    """The part of the roofline that several groups reach together."""
+    some = list(groups)
+    return sum(g.least_needed or 0.0 for g in some) / sum(g.seconds for g in some)
+
+
+def products(folder: Path) -> list[Fact]:
+    """The products of BERT-base's layers at 128 tokens."""
+    groups = [g for g in _groups("bert-base/128", folder) if g.kind == "gemm" and g.calls >= 12]
+    facts = [
+        Fact(f"BERT-base, {g.calls} products from {g.sources[0]}", "", f"{g.of_peak or 0:.0%}",
+             True, f"{g.gflops or 0:.0f} GFLOP/s")
+        for g in groups
+    ]  # fmt: skip
+    share = _share(groups)
+    return [Fact("products of BERT-base, share of the multiply-add peak", f">= {GEMM_PEAK:.0%}",
+                 f"{share:.1%}", share >= GEMM_PEAK, "all layers together"), *facts]  # fmt: skip
+
+
+def decode(folder: Path) -> list[Fact]:
+    """One new token: products stream their weights from memory."""
+    facts = []
+    for row in ("gpt2/decode-128", "smollm2/decode-256"):
+        place = folder / row.replace("/", "-")
+        place.mkdir()
+        kernels = [g for g in _groups(row, place) if g.is_kernel]
+        share = _share(kernels)
+        facts.append(Fact(f"{row}, share of the memory bandwidth", f">= {BANDWIDTH:.0%}",
+                          f"{share:.1%}", share >= BANDWIDTH, "all kernels"))  # fmt: skip
+    return facts
+
+
+def memory(folder: Path) -> list[Fact]:
+    """The most memory of a process that loads BERT-base and runs it at 128 tokens."""
+    executable, feeds = _compiled("bert-base/128", folder)
+    np.savez(folder / "feeds.npz", **feeds)  # type: ignore[arg-type]  # numpy's stub
+    peak = _peak_of(folder / "model.tsm", folder / "feeds.npz")
+    weights = sum(spec.nbytes for spec in executable.manifest.weights) / 1e6
+    arena = _arena(executable, {"batch": 1, "sequence": 128})
+    bound = MEMORY_SHARE * weights + arena + MEMORY_MB
+    return [Fact("BERT-base at 1x128, peak memory of the process", f"<= {bound:.0f} MB",
+                 f"{peak:.0f} MB", peak <= bound,
+                 f"weights {weights:.0f} MB, planned arena {arena:.1f} MB")]  # fmt: skip
+
+
+def _arena(executable: Executable, sizes: dict[str, int]) -> float:
+    from tunesmith.runtime.shapes import parse_dim
+
+    return parse_dim(str(executable.manifest.report["arena"])).evaluate(sizes) / 1e6
+
+
+def _peak_of(artifact: Path, feeds: Path) -> float:
+    """MB at most of a process that does what `docs/deploy` shows: load, run, read."""
+    code = (
+        "import sys, numpy as np, tunesmith.runtime as r\n"
+        "m = r.load(sys.argv[1], threads=1)\n"
+        "f = dict(np.load(sys.argv[2]))\n"
+        "for _ in range(3): m.run(f)\n"
+        "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))\n"
+    )
+    command = [sys.executable, "-c", code, str(artifact), str(feeds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return int(done.stdout) * 1024 / 1e6
+
+
+def _attention(causal: bool, folder: Path) -> Path:
+    """An artifact of one attention over any number of tokens."""
+    from tunesmith.driver import compile_model
+    from tunesmith.ir import opset
+    from tunesmith.ir.builder import Builder
+    from tunesmith.ir.dims import Sym, dim
+    from tunesmith.ir.graph import Graph
+    from tunesmith.ir.types import DType, TensorType
+
+    builder = Builder(Graph("attention"))
+    type = TensorType(DType.f32, (1, HEADS, dim(Sym("tokens")), WIDTH))
+    operands = [builder.input(name, type) for name in "qkv"]
+    with builder:
+        result = opset.attention(*operands, scale=WIDTH**-0.5, causal=causal)
+    path = folder / f"attention-{causal}.tsm"
+    compile_model(builder.finish([result], ["y"]), threads=1).save(path)
+    return path
+
+
+def attention(folder: Path) -> list[Fact]:
+    """Memory by length, and what is saved by skipping keys that come later."""
+    from tunesmith.runtime import load
+
+    paths = {causal: _attention(causal, folder) for causal in (False, True)}
+    random = np.random.default_rng(0)
+
+    def feeds(tokens: int) -> dict[str, np.ndarray]:
+        shape = (1, HEADS, tokens, WIDTH)
+        return {name: random.standard_normal(shape, np.float32) for name in "qkv"}
+
+    each, facts = {}, []
+    for tokens in LENGTHS:
+        np.savez(folder / "in.npz", **feeds(tokens))  # type: ignore[arg-type]  # numpy's stub
+        np.savez(folder / "one.npz", **feeds(1))  # type: ignore[arg-type]  # numpy's stub
+        more = _peak_of(paths[False], folder / "in.npz") - _peak_of(
+            paths[False], folder / "one.npz"
+        )
+        each[tokens] = 1e6 * more / tokens
+    growth = each[LENGTHS[-1]] / each[LENGTHS[0]]
+    text = ", ".join(f"{tokens}: {size:.0f}" for tokens, size in each.items())
+    facts.append(Fact("attention, bytes for each token at 8192 over those at 1024",
+                      f"<= {LINEAR}", f"{growth:.2f}", growth <= LINEAR, text))  # fmt: skip
+    models = {causal: load(path, threads=1) for causal, path in paths.items()}
+    inputs = feeds(4096)
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(7):
+        for causal, model in models.items():
+            start = time.perf_counter()
+            model.run(inputs)
+            times[causal].append(time.perf_counter() - start)
+    ratio = median(times[True]) / median(times[False])
+    facts.append(Fact("causal attention at 4096 tokens, its time over that of the full one",
+                      f"<= {CAUSAL}", f"{ratio:.3f}", ratio <= CAUSAL,
+                      f"{1e3 * median(times[True]):.0f} ms against "
+                      f"{1e3 * median(times[False]):.0f} ms"))  # fmt: skip
+    return facts
+
+
+PARTS: dict[str, Callable[[Path], list[Fact]]] = {
+    part.__name__: part for part in (products, decode, attention, memory)
+}
+
+
+def render(facts: Sequence[Fact], about: dict[str, str]) -> str:
+    """The page."""
+    lines = [
+        "# What the kernels reach", "",
+        "Written by `python -m benchmarks.facts`, a part of `make board`. One thread; shares are of"
+        " "
+        "what the machine reached between the rounds, as `tunesmith profile` shows them.", "",
+        "| figure | bound | found | verdict | |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for fact in facts:
+        verdict = "" if not fact.bound else "PASSED" if fact.passed else "FAILED"
+        lines.append(f"| {fact.what} | {fact.bound} | {fact.found} | {verdict} | {fact.how} |")
+    lines += ["", *(f"* {name}: {value}" for name, value in about.items())]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write; 1 if a bound is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.facts")
+    parser.add_argument("--part", choices=PARTS, help="one of them, as JSON on stdout")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/board", metavar="FOLDER")
+    chosen = parser.parse_args(arguments)
+    if chosen.part:
+        with tempfile.TemporaryDirectory(prefix="tunesmith-facts-") as folder:
+            print(json.dumps([asdict(fact) for fact in PARTS[chosen.part](Path(folder))]))
+        return 0
+    facts = []
+    for part in PARTS:
+        print(f"measuring {part}", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "benchmarks.facts", "--part", part]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        facts += [Fact(**row) for row in json.loads(done.stdout.splitlines()[-1])]
+    about = gather()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    write_text(chosen.out / "facts.md", render(facts, about))
+    rows = {"about": about, "facts": [asdict(fact) for fact in facts]}
+    write_text(chosen.out / "facts.json", json.dumps(rows, indent=1) + "\n")
+    for fact in facts:
+        print(f"{fact.what}: {fact.found} {fact.bound} {'' if fact.passed else 'FAILED'}")
+    return int(not all(fact.passed for fact in facts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
