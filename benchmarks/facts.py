@@ -59,6 +59,7 @@ def _compiled(row: str, folder: Path) -> tuple[Executable, dict[str, np.ndarray]
     artifact.save(folder / "model.tsm")
     with np.load(folder / INPUTS) as stored:
         feeds = {name: stored[name] for name in stored.files}
+    assert not facts["error"], facts["error"]
     return load(folder / "model.tsm", threads=1), feeds
 
 

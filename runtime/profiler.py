@@ -45,7 +45,8 @@ Times = list[list[float]]  # for each row, the seconds of each round
 class KernelTime:
     """One call of a kernel, or, of another kind, all that one part of the runtime does.
 
-    `flops` and `nbytes` are for the sizes of this run, `None` if the artifact does not tell.
+    `flops` and `nbytes` are for the sizes of this run, `None` if the artifact does not tell;
+    `weight_bytes` of the bytes are weights.
     """
 
     name: str
@@ -54,6 +55,7 @@ class KernelTime:
     sources: tuple[str, ...] = ()  # nodes of the model that it came from
     flops: int | None = None
     nbytes: int | None = None
+    weight_bytes: int = 0
     calls: int = 1
     seconds: float  # the median of the rounds
     least: float  # the least of them: nearer the truth on a machine that others use
@@ -277,6 +279,7 @@ def _row(
         sources=_texts(known.get("from")),
         flops=_number(known.get("flops"), sizes),
         nbytes=_number(known.get("bytes"), sizes),
+        weight_bytes=_number(known.get("weight_bytes"), sizes) or 0,
         seconds=median(seconds),
         least=min(seconds),
     )

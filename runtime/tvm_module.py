@@ -161,7 +161,7 @@ def aligned_copy(array: Array) -> Array:
     return copy
 
 
-def _tensor(array: Array) -> tuple[object, int]:
+def _tensor(array: Array, alignment: int) -> tuple[object, int]:
     """An array as TVM's tensor, and its address; a copy only if TVM cannot take it as it is."""
     if array.size == 0:
         return _empty_tensor(array), 0
@@ -173,15 +173,20 @@ def _tensor(array: Array) -> tuple[object, int]:
     else:  # only the newer protocol can hand over read-only memory; kernels never write to it
         tensor = from_dlpack(cast(Any, array).__dlpack__(max_version=(1, 0)))
     address: int = tensor.data_ptr()
-    if address % ALIGNMENT:
+    if address % alignment:
         tensor = from_dlpack(aligned_copy(array))
         address = tensor.data_ptr()
     return tensor, address
 
 
-def _tensors(arrays: Sequence[Array]) -> tuple[list[object], list[tuple[int, int]]]:
-    """Arrays as TVM's tensors, and the addresses where the memory of each begins and ends."""
-    pairs = [_tensor(array) for array in arrays]
+def _tensors(
+    arrays: Sequence[Array], alignment: int | None = None
+) -> tuple[list[object], list[tuple[int, int]]]:
+    """Arrays as TVM's tensors, and the addresses where the memory of each begins and ends.
+
+    Each begins at a multiple of `alignment`, or without one of the size of its elements.
+    """
+    pairs = [_tensor(array, alignment or array.itemsize) for array in arrays]
     spans = [(at, at + array.nbytes) for (_, at), array in zip(pairs, arrays, strict=True)]
     return [tensor for tensor, _ in pairs], spans
 
@@ -214,7 +219,7 @@ class TvmModule:
         ffi = _ffi()
         self._tensor_type: type = ffi.Tensor
         try:
-            self._weights, spans = _tensors(weights)
+            self._weights, spans = _tensors(weights, ALIGNMENT)
             self._entry, self._library = entry, _load_library(library)
             self._contexts = threading.local()
             machine, _ = self._context()
@@ -223,7 +228,7 @@ class TvmModule:
             raise
         except Exception as error:  # TVM raises whatever it likes
             raise ArtifactError(f"the library cannot be used: {_first_line(error)}") from error
-        self._weight_spans = sorted(span for span in spans if span[0] != span[1])
+        self._weight_spans = _Spans(spans)
         self.inputs = arity - len(self._weights)
 
     def _context(self) -> tuple[_Library, Callable[..., Any]]:
@@ -247,7 +252,8 @@ class TvmModule:
         except Exception as error:  # whatever TVM raises, its trace tells a user nothing
             raise ArtifactError(f"the model failed while running: {_first_line(error)}") from error
         results = [result] if isinstance(result, self._tensor_type) else list(result)
-        return [self._own(tensor, spans) for tensor in results]
+        taken = _Spans(spans)
+        return [self._own(tensor, taken) for tensor in results]
 
     def watch(self, hook: Callable[[str, bool], None] | NativeHook | None) -> None:
         """Have `hook` called around each call inside, from this thread; `None` ends it."""
@@ -260,22 +266,47 @@ class TvmModule:
             function = ffi.convert(lambda _function, name, before, *_: hook(name, bool(before)))
         self._context()[0]["set_instrument"](function)
 
-    def _own(self, tensor: object, spans: list[tuple[int, int]]) -> Array:
+    def _own(self, tensor: object, taken: _Spans) -> Array:
         """A result as an array; a copy if it shares memory with an input, weight or other result.
 
-        `spans` are the inputs' and, added here, the earlier results' addresses.
+        `taken` are the inputs' and, added here, the earlier results' addresses.
         """
         array: Array = np.from_dlpack(tensor)  # type: ignore[arg-type]  # TVM has no types
         if array.nbytes == 0:
             return np.empty(array.shape, array.dtype)
         start: int = tensor.data_ptr()  # type: ignore[attr-defined]  # TVM has no types
         end = start + array.nbytes
-        taken = any(start < last and first < end for first, last in spans)
-        if not taken and self._weight_spans:
-            index = bisect_right(self._weight_spans, (end, 0))
-            taken = index > 0 and self._weight_spans[index - 1][1] > start
-        spans.append((start, end))
-        return array.copy() if taken else array
+        if self._weight_spans.meets(start, end) or not taken.add(start, end):
+            return array.copy()
+        return array
+
+
+class _Spans:
+    """Ranges of addresses, those that overlap merged, so that one look finds what meets another."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        for start, end in sorted(span for span in spans if span[0] != span[1]):
+            if self.ends and start < self.ends[-1]:
+                self.ends[-1] = max(self.ends[-1], end)
+            else:
+                self.starts.append(start)
+                self.ends.append(end)
+
+    def meets(self, start: int, end: int) -> bool:
+        """Whether a range has an address in common with one of these."""
+        place = bisect_right(self.ends, start)
+        return place < len(self.ends) and self.starts[place] < end
+
+    def add(self, start: int, end: int) -> bool:
+        """Take in a range, if it meets none of these; whether it was taken in."""
+        if self.meets(start, end):
+            return False
+        place = bisect_right(self.ends, start)
+        self.starts.insert(place, start)
+        self.ends.insert(place, end)
+        return True
 
 
 class _Library(Protocol):

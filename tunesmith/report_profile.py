@@ -89,7 +89,10 @@ def group_rows(
     for row in profile.rows:
         members.setdefault((row.is_kernel, GROUPINGS[by](row)), []).append(row)
     total = sum(_taken(row, least) for row in profile.rows)
-    groups = [_group(name, rows, peaks, total, least) for (_, name), rows in members.items()]
+    streamed = _streamed(profile, peaks)
+    groups = [
+        _group(name, rows, peaks, total, least, streamed) for (_, name), rows in members.items()
+    ]
     return sorted(groups, key=lambda group: -group.seconds)
 
 
@@ -109,11 +112,21 @@ def _taken(row: KernelTime, least: bool) -> float:
     return row.least if least else row.seconds
 
 
+def _streamed(profile: Profile, peaks: Peaks | None) -> bool:
+    """Whether weights come from memory in each run: together they are more than the caches hold."""
+    return peaks is not None and sum(row.weight_bytes for row in profile.rows) > peaks.l2_bytes
+
+
 def _group(
-    name: str, rows: Sequence[KernelTime], peaks: Peaks | None, total: float, least: bool
+    name: str,
+    rows: Sequence[KernelTime],
+    peaks: Peaks | None,
+    total: float,
+    least: bool,
+    streamed: bool,
 ) -> Group:
     seconds = sum(_taken(row, least) for row in rows)
-    needs = [_needed(row, peaks) for row in rows]
+    needs = [_needed(row, peaks, streamed) for row in rows]
     by_bound: dict[str, float] = {}
     for need in needs:
         if need is not None:
@@ -134,15 +147,19 @@ def _group(
     )
 
 
-def _needed(row: KernelTime, peaks: Peaks | None) -> tuple[float, str] | None:
+def _needed(row: KernelTime, peaks: Peaks | None, streamed: bool) -> tuple[float, str] | None:
     """The roofline: arithmetic and movement at their peaks at the same time, the longer counts."""
     if peaks is None or row.flops is None or row.nbytes is None:
         return None
     compute = row.flops / (peaks.gflops * 1e9)
-    movement = row.nbytes / (peaks.bandwidth(row.nbytes) * 1e9)
+    far = row.weight_bytes if streamed else 0
+    near = row.nbytes - far
+    from_memory = far / (peaks.memory_gbs * 1e9)
+    movement = from_memory + near / (peaks.bandwidth(near) * 1e9)
     if compute >= movement:
         return compute, "compute"
-    return movement, "l2" if row.nbytes <= peaks.l2_bytes else "memory"
+    outside = near > peaks.l2_bytes or from_memory > movement / 2
+    return movement, "memory" if outside else "l2"
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
@@ -239,7 +256,7 @@ def profile_json(
         "sizes": dict(profile.sizes),
         "peaks": None if peaks is None else asdict(peaks),
         "groups": [_group_json(group) for group in groups],
-        "rows": [_row_json(row, peaks) for row in profile.rows],
+        "rows": [_row_json(row, peaks, _streamed(profile, peaks)) for row in profile.rows],
     }
 
 
@@ -252,8 +269,8 @@ def _group_json(group: Group) -> Mapping[str, object]:
     }  # fmt: skip
 
 
-def _row_json(row: KernelTime, peaks: Peaks | None) -> Mapping[str, object]:
-    need = _needed(row, peaks)
+def _row_json(row: KernelTime, peaks: Peaks | None, streamed: bool) -> Mapping[str, object]:
+    need = _needed(row, peaks, streamed)
     return {
         "name": row.name, "kind": row.kind, "calls": row.calls, "ms": row.seconds * 1e3,
         "min_ms": row.least * 1e3, "flops": row.flops, "bytes": row.nbytes,

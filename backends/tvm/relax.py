@@ -165,8 +165,11 @@ def _row(kernel: Kernel, name: str) -> dict[str, Json]:
     for node in kernel.inlined:
         operations = operations + flops(node)
     moved: Dim = 0
+    weights: Dim = 0
     for value in (*kernel.reads, *kernel.group.outputs):
-        moved = moved + _elements(value, kernel) * value.type.dtype.bytes
+        size = _elements(value, kernel) * value.type.dtype.bytes
+        moved = moved + size
+        weights = weights + (size if value.constant is not None else 0)
     return {
         "kernel": name,
         "kind": kernel.group.kind,
@@ -174,6 +177,7 @@ def _row(kernel: Kernel, name: str) -> dict[str, Json]:
         "from": [n.location.name for n in kernel.inlined if n.location.name],
         "flops": str(operations),
         "bytes": str(moved),
+        "weight_bytes": str(weights),
     }
 
 

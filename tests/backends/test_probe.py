@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,14 @@ def test_a_child_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(BackendError, match="could not be measured: status 1"):
         measured_peaks(1)
+
+
+@pytest.mark.tvm
+def test_a_probe_says_what_is_reached_now() -> None:
+    from tunesmith.backends.tvm.peaks import Probe
+
+    probe = Probe(find_target("host", 1), 1)
+    for clock in (time.perf_counter_ns, time.thread_time_ns):
+        rates = probe(clock)
+        assert 1 < rates["gflops"] < 1000
+        assert 0.1 < rates["memory_gbs"] < 1000

@@ -8,15 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tunesmith import cli_profile
 from tunesmith.backends import measure
 from tunesmith.backends.measure import Peaks
 from tunesmith.ir.diagnostics import BackendError
-from tunesmith.report_profile import group_rows, noise_of, profile_lines, table_rows
+from tunesmith.report_profile import (
+    group_rows,
+    noise_of,
+    peaks_beside,
+    profile_lines,
+    table_rows,
+)
 from tunesmith.runtime import load
 from tunesmith.runtime.profiler import KernelTime, Profile
 
 from .conftest import Cli
 
+BESIDE = {"gflops": 90.0, "memory_gbs": 8.0}
 PEAKS = Peaks(1, 100.0, 10.0, 50.0, 1 << 20, 0.0)
 pytestmark = pytest.mark.tvm
 
@@ -27,6 +35,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {"gflops": 100.0, "memory_gbs": 10.0, "l2_gbs": 50.0, "noise": 0.0}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(measure, "_in_child", lambda threads: rates)
+    monkeypatch.setattr(cli_profile, "_probe", lambda threads: lambda clock: BESIDE)
 
 
 def test_table_in_a_pipe(cli: Cli, compiled: tuple[Path, Path]) -> None:
@@ -38,7 +47,8 @@ def test_table_in_a_pipe(cli: Cli, compiled: tuple[Path, Path]) -> None:
     assert any(line.startswith("total") and "100.0%" in line for line in lines)
     assert "batch=3" in result.out
     assert "whole call   median" in result.out
-    assert "100 GFLOP/s" in result.out
+    assert "90 GFLOP/s" in result.out
+    assert "between the rounds" in result.out
 
 
 def test_json_holds_everything(cli: Cli, compiled: tuple[Path, Path], tmp_path: Path) -> None:
@@ -48,7 +58,7 @@ def test_json_holds_everything(cli: Cli, compiled: tuple[Path, Path], tmp_path: 
     assert result.code == 0, result.err
     facts = json.loads(result.out)
     assert facts["sizes"] == {"batch": 3}
-    assert facts["peaks"]["gflops"] == 100
+    assert facts["peaks"]["gflops"] == 90
     assert [g["name"] for g in facts["groups"] if g["kind"] == "gemm"] == ["cut"]
     (row,) = [row for row in facts["rows"] if row["kind"] == "gemm"]
     assert row["from"], "the nodes of the model"
@@ -123,3 +133,23 @@ def test_cached_operands_read_faster_than_memory() -> None:
     (group,) = group_rows(made_up(kernel("a", 1, 0, 1 << 20)), PEAKS)
     assert group.bound == "l2"
     assert group.of_peak == pytest.approx((1 << 20) / 50e9 / 1e-3)
+
+
+def test_weights_come_from_memory_if_they_do_not_fit() -> None:
+    row = {"name": "k", "kind": "gemm", "flops": 8, "seconds": 1.0, "least": 1.0}
+    one = KernelTime(**row, nbytes=1000, weight_bytes=900)  # type: ignore[arg-type]
+    whole = {"whole": 1.0, "whole_least": 1.0, "instrumented": 1.0, "hook_seconds": 0.0}
+    for count, bandwidth in ((1000, 50.0), (2000, 10.0)):
+        profile = Profile(rows=(one,) * count, rounds=1, threads=1, clock="wall", sizes={}, **whole)  # type: ignore[arg-type]
+        (group,) = group_rows(profile, PEAKS)
+        needed = count * (900 / bandwidth + 100 / 50.0) / 1e9
+        assert group.least_needed == pytest.approx(needed)
+        assert group.bound == ("l2" if bandwidth == 50.0 else "memory")
+
+
+def test_peaks_beside_are_medians_or_the_best() -> None:
+    beside = tuple({"gflops": g, "memory_gbs": g / 10} for g in (50.0, 60.0, 90.0))
+    profile = Profile(rows=(), whole=1, whole_least=1, instrumented=1, hook_seconds=0, rounds=3,
+                      threads=1, clock="wall", sizes={}, beside=beside)  # fmt: skip
+    assert peaks_beside(PEAKS, profile).gflops == 60
+    assert peaks_beside(PEAKS, profile, least=True).memory_gbs == 9

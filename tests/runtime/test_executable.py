@@ -14,7 +14,7 @@ import pytest
 from tunesmith.ir.diagnostics import ArtifactError, InputError, UnsupportedTarget
 from tunesmith.runtime import Artifact, Executable, load
 from tunesmith.runtime.manifest import Manifest, SymbolSpec, TargetSpec, TensorSpec
-from tunesmith.runtime.tvm_module import _tensor
+from tunesmith.runtime.tvm_module import _Spans, _tensor
 
 from .conftest import TARGET, WEIGHT, expected, tiny_manifest
 
@@ -79,13 +79,28 @@ def test_inputs_in_any_form(tiny_path: Path) -> None:
 def test_nothing_is_copied_without_need(tiny_path: Path) -> None:
     artifact = Artifact.open(tiny_path)
     executable = load(artifact)
-    assert executable._module._weight_spans[0][0] == artifact.weights["w"].ctypes.data
+    assert executable._module._weight_spans.starts[0] == artifact.weights["w"].ctypes.data
     x = executable.empty("x", n=64)
     frozen = x[:]
     frozen.flags.writeable = False
-    for array in (x, frozen, x[:5], x[16:]):
-        assert _tensor(array)[1] == array.ctypes.data
-    assert _tensor(x[1:])[1] % 64 == 0
+    for array in (x, frozen, x[:5], x[1:], x[16:]):
+        assert _tensor(array, array.itemsize)[1] == array.ctypes.data
+    assert _tensor(x[1:], 64)[1] % 64 == 0
+    odd = np.frombuffer(bytearray(41), np.uint8)[1:].view(np.float32)
+    assert _tensor(odd, 4)[1] % 4 == 0, "no vector of a CPU may begin within an element"
+
+
+def test_spans_meet_what_they_overlap() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        known = [(int(a), int(a + n)) for a, n in random.integers(0, 15, (5, 2))]
+        spans = _Spans(known)
+        start = int(random.integers(0, 30))
+        end = start + int(random.integers(1, 9))
+        meets = any(a < end and start < b for a, b in known if a < b)
+        assert spans.meets(start, end) == meets
+        assert spans.add(start, end) != meets
+        assert spans.meets(start, end)
 
 
 def test_outputs_are_the_callers(tiny_path: Path) -> None:

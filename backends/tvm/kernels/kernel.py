@@ -17,6 +17,7 @@ from tunesmith.ir.dims import DimExpr, Sym, symbols_of
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.target import Machine
 from tunesmith.ir.types import DType
+from tunesmith.runtime.manifest import WEIGHT_ALIGNMENT
 
 from ..evaluator import Evaluator
 from ..groups import Group
@@ -90,7 +91,7 @@ class Kernel:
         names: dict[Value, str] = {v: f"r{i}" for i, v in enumerate(self.reads)}
         lines = [f"{self.group.kind} {self.group.by_rows} {self.machine}"]
         lines += [f"{s.low}<={s.name}<={s.high}" for s in self.symbols]
-        lines += [f"{names[v]}: {v.type} {self._tile(v)}" for v in self.reads]
+        lines += [f"{names[v]}: {v.type} {self._tile(v)} {_alignment(v)}" for v in self.reads]
         for number, node in enumerate([*self.inlined]):
             operands = []
             for value in node.operands:
@@ -160,7 +161,8 @@ class Kernel:
                     use = self.weight_use(value)
                     shape = use.shape() if use else (value.type.size,)
                     dtype = TVM_DTYPE[value.type.dtype]
-                    buffer = T.buffer(tuple(map(sizes.expr, shape)), dtype)
+                    extents = tuple(map(sizes.expr, shape))
+                    buffer = T.buffer(extents, dtype, align=_alignment(value))
                     buffers[value] = T.arg(f"r{number}", buffer)
                 for symbol in self.symbols:
                     T.arg(symbol.name, sizes.variable(symbol.name))
@@ -171,7 +173,8 @@ class Kernel:
                     stores.append(T.arg(f"w{number}", T.buffer((count,), dtype)))
                 for value, flags in buffers.items():
                     if value.type.dtype is DType.bool:  # of which TVM cannot load a vector
-                        buffers[value] = T.decl_buffer(flags.shape, "uint8", data=flags.data)
+                        raw = {"data": flags.data, "align": flags.data_alignment}
+                        buffers[value] = T.decl_buffer(flags.shape, "uint8", **raw)
                 evaluator = Evaluator(sizes, buffers)
                 evaluator.tied = {v: self._tile(v) for v in self.tied}
                 self._body(evaluator, stores, lanes)
@@ -247,6 +250,12 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
                 if isinstance(item, DimExpr):
                     symbols.update({s.name: s for s in symbols_of(item)})
     return Kernel(group, list(reads), sorted(symbols.values()), nodes, machine)
+
+
+def _alignment(value: Value) -> int:
+    """Bytes: what users pass in lies wherever they have it, all else where vectors begin."""
+    given = value.producer is None and value.constant is None
+    return value.type.dtype.bytes if given else WEIGHT_ALIGNMENT
 
 
 def _attributes(node: Node) -> str:
