@@ -39,6 +39,7 @@ Array = NDArray[np.generic]
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")  # kernels and runtime are made for each other
 ALIGNMENT = 64
 _CPU, _POOLED = 1, 2  # DLPack's code for the CPU; the allocator that keeps what is freed
+_SPINS = "3000"  # of a worker that waits for the next kernel: a millisecond, where TVM spins for 80
 _ANY_CORES = 1  # affinity mode "big": without binding it only sets how many workers are used
 
 
@@ -118,6 +119,7 @@ def claim_threads(threads: int | None) -> int:
             _capacity = max(_default, threads or 1)
             os.environ["TVM_NUM_THREADS"] = str(_capacity)
             os.environ.setdefault("TVM_BIND_THREADS", "0")
+            os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", _SPINS)
         wanted = threads or _default
         if wanted > _capacity:
             raise InputError(

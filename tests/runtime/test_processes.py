@@ -178,3 +178,21 @@ except InputError as error:
 else:
     raise AssertionError
 """, wide_path)  # fmt: skip
+
+
+@pytest.mark.tvm
+def test_idle_workers_rest(wide_path: Path) -> None:
+    code = """
+import sys, time
+import numpy as np
+from tunesmith.runtime import load
+executable = load(sys.argv[1], threads=2)
+x = np.ones((512, 1024), np.float32)
+for _ in range(5):
+    executable.run({"x": x})
+start = time.process_time()
+time.sleep(0.3)
+print(time.process_time() - start)
+"""
+    assert float(python(code, wide_path)) < 0.04
+    assert float(python(code, wide_path, TVM_THREAD_POOL_SPIN_COUNT="300000")) > 0.04
