@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import relax, tirx
+from tvm.ir import Expr as Prim
 from tvm.ir import IRModule
 
-from tunesmith.ir.dims import Dim
+from tunesmith.ir.dims import Dim, FloorDiv, Sym, bounds, dim
 from tunesmith.ir.graph import Graph, Value
+from tunesmith.ir.symbols import symbol_sources
 from tunesmith.ir.target import Target
 from tunesmith.ir.types import TensorType
 from tunesmith.ir.work import flops
@@ -39,12 +41,39 @@ def lower_graph(graph: Graph, target: Target) -> Lowered:
     return _Module(graph, target, plan, kernels).lower()
 
 
+class _InputSizes(Sizes):
+    """The symbols as the inputs tell them: an axis is one, or one follows from an axis.
+
+    Relax binds plain variables only, so an axis of `32*S` elements is a variable of its own.
+    """
+
+    def __init__(self, types: Sequence[TensorType]) -> None:
+        super().__init__()
+        self.axes: dict[tuple[int, int], tirx.Var] = {}
+        self.limits: dict[str, int] = {}
+        self._derived: dict[str, Prim] = {}
+        for source in symbol_sources(types):
+            if source.rest == 0 and source.factor == 1:
+                continue
+            name = source.symbol.name
+            axis = self.axes[source.input, source.axis] = self.variable(f"{name}_axis")
+            rest, factor = self.expr(source.rest), self.expr(source.factor)
+            self._derived[name] = tirx.floordiv(axis - rest, factor)
+            self.limits[axis.name] = bounds(types[source.input].shape[source.axis])[1] or 0
+
+    def atom(self, atom: Sym | FloorDiv) -> Prim:
+        """A symbol, or a quotient, as an expression."""
+        if isinstance(atom, Sym) and atom.name in self._derived:
+            return self._derived[atom.name]
+        return super().atom(atom)
+
+
 class _Module:
     """The module while it is written."""
 
     def __init__(self, graph: Graph, target: Target, plan: Plan, kernels: list[Kernel]) -> None:
         self.graph, self.target, self.plan, self.kernels = graph, target, plan, kernels
-        self.sizes = Sizes()
+        self.sizes = _InputSizes([value.type for value in graph.inputs])
         self.builder = relax.BlockBuilder()
         self.uses: dict[str, WeightUse] = {}
         self.functions: dict[str, Callable[[], tirx.PrimFunc]] = {}
@@ -59,7 +88,7 @@ class _Module:
                 use = kernel.weight_use(value)
                 if use is not None:
                     self.uses.setdefault(use.key, use)
-        params = [relax.Var(f"in{i}", self._type(v)) for i, v in enumerate(self.graph.inputs)]
+        params = [relax.Var(f"in{i}", self._type(i, v)) for i, v in enumerate(self.graph.inputs)]
         weights: list[tuple[str, NDArray[np.generic]]] = []
         slots: dict[str, relax.Expr] = {}
         for number, (key, use) in enumerate(self.uses.items()):
@@ -83,13 +112,16 @@ class _Module:
         symbols = self.graph.symbols().values()
         if all(symbol.high for symbol in symbols):
             # with every size bounded, storage is planned and shared before anything runs
-            bounds = {symbol.name: symbol.high for symbol in symbols}
-            main = module["main"].with_attr("tir_var_upper_bound", bounds)
+            limits = {symbol.name: symbol.high for symbol in symbols} | self.sizes.limits
+            main = module["main"].with_attr("tir_var_upper_bound", limits)
             module["main"] = main
         return Lowered(self.graph, self.target, module, self.functions, weights, self.table)
 
-    def _type(self, value: Value) -> relax.TensorType:
-        shape = [self.sizes.expr(d) for d in value.type.shape]
+    def _type(self, input: int, value: Value) -> relax.TensorType:
+        shape = [
+            self.sizes.axes.get((input, axis), self.sizes.expr(size))
+            for axis, size in enumerate(value.type.shape)
+        ]
         return relax.TensorType(shape, TVM_DTYPE[value.type.dtype])
 
     def _reshape(self, x: relax.Expr, shape: tuple[object, ...], type: TensorType) -> relax.Expr:
@@ -111,7 +143,7 @@ class _Module:
         for value in kernel.reads:
             use = kernel.weight_use(value)
             arguments.append(self.flat[value] if use is None else slots[use.key])
-        arguments += [self.sizes.variable(symbol.name) for symbol in kernel.symbols]
+        arguments += [self.sizes.expr(dim(symbol)) for symbol in kernel.symbols]
         types = [
             relax.TensorType((self.sizes.expr(v.type.size),), TVM_DTYPE[v.type.dtype])
             for v in kernel.group.outputs

@@ -6,6 +6,7 @@ from ..onnx_call import Call, Result, Rule, Table
 from .activation import ACTIVATION
 from .attention import ATTENTION
 from .convolution import CONVOLUTION
+from .deconvolution import DECONVOLUTION
 from .linear import LINEAR
 from .math import MATH
 from .microsoft import MICROSOFT
@@ -13,6 +14,7 @@ from .movement import MOVEMENT
 from .norm import NORM
 from .quantize import QUANTIZE
 from .reduce import REDUCE
+from .resize import RESIZE
 from .shape import SHAPE
 from .slicing import SLICING
 
@@ -29,8 +31,8 @@ CONTROL: Table = {"If": ((1, _branch),)}
 RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
-        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, LINEAR, MATH, MOVEMENT, NORM, QUANTIZE,
-              REDUCE, SHAPE, SLICING)),
+        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, LINEAR, MATH, MOVEMENT,
+              NORM, QUANTIZE, REDUCE, RESIZE, SHAPE, SLICING)),
         ("com.microsoft", (MICROSOFT,)),
     )
     for table in tables
@@ -44,7 +46,6 @@ HINTS = {
     ("", "GRU"): "recurrent layers are not supported yet",
     ("", "RNN"): "recurrent layers are not supported yet",
     ("", "NonMaxSuppression"): "results whose size depends on data are not supported",
-    ("", "Resize"): "resizing is not supported yet; move it in front of the model",
     ("com.microsoft", "Attention"): "export before ONNX Runtime's optimizer packs Q, K and V",
     ("com.microsoft", "MatMulNBits"): "weights of fewer than 8 bits are not supported yet",
 }

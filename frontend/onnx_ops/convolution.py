@@ -16,7 +16,7 @@ from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least
 from .building import cast_to, reshape_to
 
-__all__ = ["CONVOLUTION"]
+__all__ = ["CONVOLUTION", "window"]
 
 Padding = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -69,7 +69,8 @@ def _declared_padding(
     return tuple(low), tuple(high)
 
 
-def _window(call: Call, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def window(call: Call, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The strides and the dilations of a window over `count` axes."""
     strides = call.integer_list("strides") or (1,) * count
     dilations = call.integer_list("dilations") or (1,) * count
     if len(strides) != count or len(dilations) != count or min(*strides, *dilations) < 1:
@@ -90,7 +91,7 @@ def _convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
     given = call.integer_list("kernel_shape")
     if given is not None and given != kernel:
         call.fail(f"its `kernel_shape` {list(given)} is not that of the weight, {list(kernel)}")
-    strides, dilations = _window(call, count)
+    strides, dilations = window(call, count)
     low, high = _padding(call, x.shape[2:], kernel, strides, dilations)
     return ops.conv(
         x, weight, bias, strides=strides, low=low, high=high, dilations=dilations,
@@ -134,7 +135,7 @@ def _pooling(
     kernel = call.integer_list("kernel_shape")
     if kernel is None or len(kernel) != len(spatial) or min(kernel) < 1:
         call.fail(f"its `kernel_shape` {kernel} does not fit {len(spatial)} axes")
-    strides, dilations = _window(call, len(spatial))
+    strides, dilations = window(call, len(spatial))
     padding = _padding(call, spatial, kernel, strides, dilations)
     extra = (0,) * len(spatial)
     if call.integer("ceil_mode", 0):

@@ -13,7 +13,7 @@ from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import same, text_of
 from .building import expand_to, flatten_to, permute, reshape_to, slice_to
 
-__all__ = ["MOVEMENT", "reshaped"]
+__all__ = ["MOVEMENT", "repeated", "reshaped"]
 
 
 def reshaped(call: Call, shape: tuple[Dim, ...], wanted: tuple[Dim, ...], zero_copies: bool,
@@ -127,6 +127,14 @@ def tiled(x: Expr, repeats: tuple[Dim, ...]) -> Expr:
             wide.append(times if size == 1 else size)
     result = [size * times for size, times in zip(x.shape, repeats, strict=True)]
     return reshape_to(expand_to(reshape_to(x, narrow), wide), result)
+
+
+def repeated(x: Expr, axis: int, times: int) -> Expr:
+    """Each element of an axis `times` times in a row."""
+    before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    split = reshape_to(x, (*before, size, 1, *after))
+    wide = expand_to(split, (*before, size, times, *after))
+    return reshape_to(wide, (*before, size * times, *after))
 
 
 def _tile(call: Call) -> Result:

@@ -1,0 +1,379 @@
+"""Resizing along axes: each element is one element of the axis, or a weighted sum of a few."""
+
+# mypy: disable-error-code="no-any-return"
+# (operators hand back `Any`: their results are read from their types)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+
+import numpy as np
+
+from tunesmith.ir import opset as ops
+from tunesmith.ir.dims import Dim, DimExpr, exact_div, floor_div
+from tunesmith.ir.ops import Expr
+from tunesmith.ir.types import DType, Shape
+
+from ..onnx_call import Call, Result, Table
+from ..onnx_shapes import at_least, text_of
+from .building import along, cast_to, permute, reshape_to, settled, slice_to
+from .movement import repeated
+
+__all__ = ["RESIZE"]
+
+MODES = ("nearest", "linear", "cubic")
+_SHIFTED = ("asymmetric", "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn")
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis to resize: from how many elements to how many, and by which factor.
+
+    `factor` is `None` where it is the quotient of sizes that are known at run time.
+    """
+
+    place: int
+    size: Dim
+    out: Dim
+    factor: float | None
+    region: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How elements are found, as the attributes say it."""
+
+    mode: str
+    coordinates: str
+    nearest: str
+    cubic: float = -0.75
+    exclude: bool = False
+    smooth: bool = False
+    outside: float = 0.0
+
+
+def _resize(call: Call) -> Result:
+    way = _Way(
+        mode=call.text("mode", "nearest"),
+        coordinates=call.text("coordinate_transformation_mode", "half_pixel"),
+        nearest=call.text("nearest_mode", "round_prefer_floor"),
+        cubic=call.number("cubic_coeff_a", -0.75),
+        exclude=bool(call.integer("exclude_outside", 0)),
+        smooth=bool(call.integer("antialias", 0)),
+        outside=call.number("extrapolation_value", 0.0),
+    )
+    return _resized(call, way, _axes(call, _chosen(call), way.coordinates))
+
+
+def _upsample(call: Call) -> Result:
+    """`Upsample`, and `Resize` of opset 10: places are divided by the factor, and rounded down."""
+    mode = call.text("mode", "nearest")
+    way = _Way("linear" if mode == "bilinear" else mode, "asymmetric", "simple")
+    factors = _factors(call, 1)
+    if len(factors) != call.rank():
+        call.fail(f"{len(factors)} factors do not fit {call.rank()} axes")
+    return _resized(call, way, _by_factors(call, factors, list(range(call.rank()))))
+
+
+def _chosen(call: Call) -> list[int]:
+    given = call.integer_list("axes")
+    if given is None:
+        return list(range(call.rank()))
+    return [call.axis(axis, call.rank()) for axis in given]
+
+
+def _factors(call: Call, index: int) -> list[float]:
+    content = call.known(index)
+    if content is None:
+        call.fail("its factors depend on data, which is not supported")
+    items = content.reshape(-1).tolist()
+    if not all(isinstance(item, int | float) and item > 0 for item in items):
+        call.fail("its factors depend on the sizes of the inputs, or are not positive",
+                  hint="fix these sizes with `shapes` or `dims`")  # fmt: skip
+    return [float(np.float32(item)) for item in items]
+
+
+def _axes(call: Call, places: list[int], coordinates: str) -> list[_Axis]:
+    regions = [(0.0, 1.0)] * len(places)
+    if coordinates == "tf_crop_and_resize":
+        content = call.known(1)
+        if content is None or content.size != 2 * len(places):
+            call.fail("its region of interest depends on data, or does not fit its axes")
+        flat = [float(np.float32(item)) for item in content.reshape(-1).tolist()]
+        regions = list(zip(flat[: len(places)], flat[len(places) :], strict=True))
+    if call.has(2) and call.shape(2) != (0,):
+        factors = _factors(call, 2)
+        if len(factors) != len(places):
+            call.fail(f"{len(factors)} factors do not fit {len(places)} axes")
+        return _by_factors(call, factors, places, regions)
+    sizes = call.sizes(3, "list of sizes")
+    if len(sizes) != len(places):
+        call.fail(f"{len(sizes)} sizes do not fit {len(places)} axes")
+    policy = call.text("keep_aspect_ratio_policy", "stretch")
+    if policy != "stretch":
+        return _in_proportion(call, sizes, places, policy, regions)
+    found = []
+    for place, out, region in zip(places, sizes, regions, strict=True):
+        size = call.shape()[place]
+        found.append(_Axis(place, size, out, _quotient(out, size), region))
+    return found
+
+
+def _quotient(out: Dim, size: Dim) -> float | None:
+    """The factor between two sizes in single precision; `None` if it depends on symbols."""
+    if isinstance(out, int) and isinstance(size, int):
+        return float(np.float32(out) / np.float32(size)) if size else 1.0
+    up, down = exact_div(out, size), exact_div(size, out)
+    if isinstance(up, int):
+        return float(up)
+    return float(np.float32(1) / np.float32(down)) if isinstance(down, int) and down else None
+
+
+def _by_factors(
+    call: Call, factors: list[float], places: list[int],
+    regions: list[tuple[float, float]] | None = None,
+) -> list[_Axis]:  # fmt: skip
+    found = []
+    for i, (place, factor) in enumerate(zip(places, factors, strict=True)):
+        size = call.shape()[place]
+        region = regions[i] if regions else (0.0, 1.0)
+        cropped = region[1] - region[0]
+        exact = Fraction(factor)
+        if isinstance(size, int):
+            out: Dim = floor(float(np.float32(size) * np.float32(cropped) * np.float32(factor)))
+        elif cropped == 1.0 and exact.denominator <= 4096:
+            out = floor_div(size * exact.numerator, exact.denominator)
+        else:
+            call.fail(f"an axis of {size} elements by a factor of {factor} has no known size",
+                      hint="fix it with `shapes` or `dims`")  # fmt: skip
+        found.append(_Axis(place, size, out, factor, region))
+    return found
+
+
+def _in_proportion(
+    call: Call, sizes: tuple[Dim, ...], places: list[int], policy: str,
+    regions: list[tuple[float, float]],
+) -> list[_Axis]:  # fmt: skip
+    """All axes by one factor, so that none is above, or none below, the size it is given."""
+    known = [call.shape()[place] for place in places]
+    factors = [
+        float(np.float32(out) / np.float32(size))
+        for out, size in zip(sizes, known, strict=True)
+        if isinstance(out, int) and isinstance(size, int)
+    ]
+    if len(factors) != len(places) or policy not in ("not_larger", "not_smaller"):
+        call.fail(f"`{policy}` needs known sizes, not {text_of(known)}")
+    factor = min(factors) if policy == "not_larger" else max(factors)
+    return [
+        _Axis(place, size, floor(factor * int(str(size)) + 0.5), factor, region)
+        for place, size, region in zip(places, known, regions, strict=True)
+    ]
+
+
+def _resized(call: Call, way: _Way, axes: list[_Axis]) -> Expr:
+    x = call.x()
+    if way.mode not in MODES:
+        call.fail(f"`mode` cannot be `{way.mode}`: {', '.join(MODES)}")
+    if way.mode != "nearest" and not x.dtype.is_float:
+        call.fail(f"weighted sums of {x.dtype} are not supported", hint="cast to f32 in front")
+    wide = DType.f32 if x.dtype in (DType.f16, DType.bf16) and way.mode != "nearest" else x.dtype
+    y = cast_to(x, wide)
+    inside: list[Expr] = []
+    for axis in axes:
+        crops = way.coordinates == "tf_crop_and_resize"
+        if axis.size == axis.out and (axis.factor == 1.0 or not crops) and not (
+            crops and axis.region != (0.0, 1.0)
+        ):  # fmt: skip
+            continue
+        if axis.size == 0 and axis.out != 0:
+            call.fail("an axis without elements cannot grow")
+        if crops:
+            place = settled(_place(call, axis, way.coordinates))
+            last = _amount(axis.size) - 1.0
+            kept = ops.logical_and(ops.greater_equal(place, 0.0), ops.less_equal(place, last))
+            inside.append(along(settled(kept), axis.place, len(x.shape)))
+        y = _one(call, y, axis, way)
+    y = cast_to(y, x.dtype)
+    for kept in inside:
+        y = ops.where(kept, y, call.scalar_of(way.outside, y.dtype))
+    return y
+
+
+def _one(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr:
+    if way.smooth and way.mode != "nearest":
+        return _smoothed(call, x, axis, way)
+    if way.mode == "nearest":
+        moved = _moved(call, x, axis, way)
+        if moved is not None:
+            return moved
+    place = settled(_place(call, axis, way.coordinates))
+    if way.mode == "nearest":
+        return _picked(x, axis, _rounded(way.nearest, axis.factor)(place))
+    low = settled(ops.floor(place))
+    rest = place - low
+    weights = [1.0 - rest, rest] if way.mode == "linear" else _cubic(rest, way.cubic)
+    first = 0 if way.mode == "linear" else -1
+    taps = [low + float(first + i) if first + i else low for i in range(len(weights))]
+    if way.exclude:
+        weights = _excluding(taps, weights, _amount(axis.size))
+    total: Expr | None = None
+    for tap, weight in zip(taps, weights, strict=True):
+        factor = along(settled(cast_to(weight, x.dtype)), axis.place, len(x.shape))
+        part = _picked(x, axis, tap) * factor
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _amount(size: Dim) -> Expr:
+    return ops.dim_value(size=size, dtype=DType.f32)
+
+
+def _place(call: Call, axis: _Axis, coordinates: str) -> Expr:
+    """Where each element of the result lies on the axis, in single precision as elsewhere."""
+    line: Expr = ops.iota(size=axis.out, dtype=DType.f32)
+    size, out = _amount(axis.size), _amount(axis.out)
+    factor = out / size if axis.factor is None else call.scalar_of(axis.factor, DType.f32)
+    single = axis.out == 1
+    if not single and at_least(axis.out, 2) is None and coordinates in _AT_ONE:
+        call.fail(f"whether {axis.out} is 1 is not known, and `{coordinates}` asks",
+                  hint="bound it with `dims`")  # fmt: skip
+    match coordinates:
+        case "asymmetric":
+            return line / factor
+        case "half_pixel":
+            return (line + 0.5) / factor - 0.5
+        case "tf_half_pixel_for_nn":
+            return (line + 0.5) / factor
+        case "half_pixel_symmetric":
+            middle = size / 2.0 * (1.0 - out / (size * factor))
+            return middle + (line + 0.5) / factor - 0.5
+        case "pytorch_half_pixel":
+            return line * 0.0 if single else (line + 0.5) / factor - 0.5
+        case "align_corners":
+            return line * 0.0 if single else line * (size - 1.0) / (out - 1.0)
+        case "tf_crop_and_resize":
+            start, end = axis.region
+            if single:
+                return line * 0.0 + (size - 1.0) * (0.5 * (start + end))
+            return (size - 1.0) * start + line * (end - start) * (size - 1.0) / (out - 1.0)
+    call.fail(f"`coordinate_transformation_mode` cannot be `{coordinates}`")
+
+
+_AT_ONE = ("pytorch_half_pixel", "align_corners", "tf_crop_and_resize")
+
+
+def _rounded(nearest: str, factor: float | None) -> Callable[[Expr], Expr]:
+    """How a place between two elements becomes one of them."""
+
+    def rounded(place: Expr) -> Expr:
+        low: Expr = ops.floor(place)
+        if nearest == "floor" or (nearest == "simple" and (factor or 1.0) >= 1.0):
+            return low
+        if nearest in ("ceil", "simple"):
+            return ops.ceil(place)
+        test = ops.greater if nearest == "round_prefer_floor" else ops.greater_equal
+        return ops.where(test(place - low, 0.5), low + 1.0, low)
+
+    return rounded
+
+
+def _picked(x: Expr, axis: _Axis, place: Expr) -> Expr:
+    """Elements at whole places of an axis; beyond its ends, the last ones."""
+    index: Expr = cast_to(place, DType.i64)
+    last = ops.dim_value(size=axis.size - 1, dtype=DType.i64)
+    index = ops.minimum(ops.maximum(index, 0), last)
+    return ops.gather(x, settled(index), axis=axis.place)
+
+
+def _moved(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr | None:
+    """Each element so many times, or every so-manieth: no index has to be computed."""
+    if way.coordinates not in _SHIFTED or axis.factor is None:
+        return None
+    exact = Fraction(axis.factor)
+    if exact.denominator != 1 and exact.numerator != 1:
+        return None
+    if way.coordinates == "pytorch_half_pixel" and at_least(axis.out, 2) is not True:
+        return None
+    probe = _Axis(axis.place, 1 << 20, exact.numerator + 1, axis.factor)
+    place = settled(_place(call, probe, way.coordinates))
+    whole = settled(_rounded(way.nearest, axis.factor)(place)).value.constant
+    if whole is None:
+        return None
+    starts = whole.array.astype(np.int64).tolist()[:-1]
+    if exact.denominator == 1 and not any(starts) and axis.out == axis.size * exact.numerator:
+        return repeated(x, axis.place, exact.numerator)
+    step = exact.denominator
+    if exact.numerator == 1 and 0 <= starts[0] < step and axis.size == axis.out * step:
+        return slice_to(x, axis.place, starts[0], axis.size, step)
+    return None
+
+
+def _cubic(rest: Expr, a: float) -> list[Expr]:
+    """Weights of the four neighbors (Keys, 1981)."""
+
+    def near(d: Expr) -> Expr:
+        return ((d * (a + 2.0)) - (a + 3.0)) * d * d + 1.0
+
+    def far(d: Expr) -> Expr:
+        return ((d * a - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a
+
+    return [far(rest + 1.0), near(rest), near(1.0 - rest), far(2.0 - rest)]
+
+
+def _excluding(taps: list[Expr], weights: list[Expr], size: Expr) -> list[Expr]:
+    """Weights of the taps inside the axis, so that they make one again."""
+    kept = []
+    for tap, weight in zip(taps, weights, strict=True):
+        inside = ops.logical_and(ops.greater_equal(tap, 0.0), ops.less(tap, size))
+        kept.append(ops.where(inside, weight, 0.0))
+    total = kept[0]
+    for weight in kept[1:]:
+        total = total + weight
+    return [weight / total for weight in kept]
+
+
+def _smoothed(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr:
+    """With a window that widens as the axis shrinks: a product by a matrix that is known."""
+    if isinstance(axis.size, DimExpr) or isinstance(axis.out, DimExpr) or axis.factor is None:
+        call.fail(f"`antialias` needs a known size, not {axis.size}", hint="fix it with `dims`")
+    if axis.size * axis.out > 1 << 22:
+        call.fail(f"`antialias` from {axis.size} to {axis.out} elements is not supported")
+    constant = settled(_place(call, axis, way.coordinates)).value.constant
+    assert constant is not None
+    scale = min(axis.factor, 1.0)
+    support = (1 if way.mode == "linear" else 2) / scale
+    matrix = np.zeros((axis.size, axis.out))
+    for column, place in enumerate(constant.array.astype(np.float64).tolist()):
+        taps = np.arange(floor(place - support), ceil(place + support) + 1)
+        weights = _window(np.abs((taps - place) * scale), way)
+        if way.exclude:
+            weights = np.where((taps >= 0) & (taps < axis.size), weights, 0.0)
+        np.add.at(matrix[:, column], np.clip(taps, 0, axis.size - 1), weights / weights.sum())
+    rank = len(x.shape)
+    last = [i for i in range(rank) if i != axis.place] + [axis.place]
+    back = sorted(range(rank), key=lambda i: last[i])
+    rows = permute(x, last)
+    flat = rows if rank > 1 else reshape_to(rows, (1, axis.size))
+    found = ops.matmul(flat, call.constant(matrix.astype(x.dtype.numpy)))
+    shape: Shape = (*rows.shape[:-1], axis.out)
+    return permute(reshape_to(found, shape), back)
+
+
+def _window(distance: np.ndarray[tuple[int], np.dtype[np.float64]], way: _Way,
+            ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:  # fmt: skip
+    if way.mode == "linear":
+        return np.clip(1.0 - distance, 0.0, 1.0)
+    a, d = way.cubic, distance
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d < 1, near, np.where(d < 2, far, 0.0))
+
+
+RESIZE: Table = {
+    "Resize": ((10, _upsample), (11, _resize)),
+    "Upsample": ((9, _upsample),),
+}
