@@ -174,7 +174,8 @@ class Facts:
         least, most = -(-low // factor), high // factor
         if high and least > most:
             raise FrontendError(
-                f"`{symbol.name}` must be a multiple of {factor}, none is in {low}..{high}", hint=why
+                f"`{symbol.name}` must be a multiple of {factor}, none is in {low}..{high}",
+                hint=why,
             )
         name = f"{symbol.name}_by_{factor}"
         self.ranges.setdefault(name, (least, most))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from .kernels.literals import TVM_DTYPE
 
 __all__ = ["lower_graph"]
 
+_PLANNED_BYTES = 1 << 32  # a result that may be larger is allocated at the size it has
 _TIED_BYTES = 1 << 20  # smaller ones are not worth comparing
 _PICKS = frozenset({"gather", "gather_elements", "gather_nd", "slice"})
 
@@ -110,12 +112,18 @@ class _Module:
             self.builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         module: IRModule = self.builder.get()
         symbols = self.graph.symbols().values()
-        if all(symbol.high for symbol in symbols):
+        if all(symbol.high for symbol in symbols) and self._largest() <= _PLANNED_BYTES:
             # with every size bounded, storage is planned and shared before anything runs
             limits = {symbol.name: symbol.high for symbol in symbols} | self.sizes.limits
             main = module["main"].with_attr("tir_var_upper_bound", limits)
             module["main"] = main
         return Lowered(self.graph, self.target, module, self.functions, weights, self.table)
+
+    def _largest(self) -> float:
+        """Bytes of the largest result at the greatest sizes."""
+        results = [value for kernel in self.kernels for value in kernel.group.outputs]
+        most = [(bounds(v.type.size)[1], v.type.dtype.bytes) for v in results]
+        return max((inf if size is None else size * width for size, width in most), default=0)
 
     def _type(self, input: int, value: Value) -> relax.TensorType:
         shape = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,13 +57,8 @@ def test_conv_transpose(
 ) -> None:
     shape, weight, attributes = case
     bias = [f(weight[1] * int(str(attributes.get("group", 1))))] if constant else []
-    proto, live = one(
-        "ConvTranspose",
-        [f(*shape), f(*weight), *bias],
-        opset=11,
-        constants=[1, 2] if constant else [],
-        **attributes,
-    )  # type: ignore[arg-type]  # a table of options
+    options: dict[str, Any] = {"constants": [1, 2] if constant else [], **attributes}
+    proto, live = one("ConvTranspose", [f(*shape), f(*weight), *bias], opset=11, **options)
     check(proto, live, 2e-5)
 
 

@@ -7,12 +7,13 @@ import itertools
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from tunesmith.frontend import import_model
-from tunesmith.ir.diagnostics import FrontendError
+from tunesmith.ir.diagnostics import FrontendError, InputError
 from tunesmith.ir.interpreter import evaluate
 
-from .models import check, compare, counts, declare, one, runtime
+from .models import F32, check, compare, counts, declare, model, node, one, runtime
 
 RNG = np.random.default_rng(11)
 EMPTY = np.zeros(0, np.float32)
@@ -127,7 +128,8 @@ def test_element_types(dtype: type) -> None:
     [
         (3.0, "nearest", "half_pixel"), (0.5, "nearest", "half_pixel"),
         (1.5, "nearest", "half_pixel"), (2.0, "linear", "half_pixel"),
-        (1.5, "linear", "asymmetric"), (2.0, "cubic", "pytorch_half_pixel"), (2.0, "linear", "align_corners"),
+        (1.5, "linear", "asymmetric"), (2.0, "cubic", "pytorch_half_pixel"),
+        (2.0, "linear", "align_corners"),
     ],
 )  # fmt: skip
 def test_open_sizes(factor: float, mode: str, coordinates: str) -> None:
@@ -145,3 +147,33 @@ def test_open_sizes(factor: float, mode: str, coordinates: str) -> None:
     for height, width in ((2, 2), (3, 17), (16, 15)):
         x = f(1, 2, height, width)
         compare(evaluate(graph, {"x0": x}), runtime(proto, {"x0": x}), 2e-5)
+
+
+def pyramid() -> ModelProto:
+    """An image halved twice, doubled again, and added to what it was: only multiples fit."""
+    halved = {"kernel_shape": [1, 1], "strides": [2, 2]}
+    return model(
+        [
+            node("MaxPool", ["x"], ["a"], **halved),
+            node("MaxPool", ["a"], ["b"], **halved),
+            node("Resize", ["b", "", "two"], ["c"], coordinate_transformation_mode="asymmetric"),
+            node("Add", ["a", "c"], ["y"]),
+        ],
+        {"x": (F32, ["N", 1, "H", "W"])}, {"y": F32}, {"two": np.array([1, 1, 2, 2], np.float32)},
+    )  # fmt: skip
+
+
+def test_sizes_become_multiples() -> None:
+    proto = pyramid()
+    graph = check(proto, {"x": f(1, 1, 8, 12)})
+    height, width = graph.inputs[0].type.shape[2:]
+    assert (str(height), str(width)) == ("4*H_by_4", "4*W_by_4")
+    x = f(2, 1, 4, 20)
+    compare(evaluate(graph, {"x": x}), runtime(proto, {"x": x}), 1e-6)
+    with pytest.raises(InputError):
+        evaluate(graph, {"x": f(1, 1, 6, 8)})
+
+
+def test_bounds_without_a_multiple() -> None:
+    with pytest.raises(FrontendError, match="must be a multiple of 4"):
+        import_model(declare(pyramid(), [f(1, 1, 1, 1)]), dims={"H": (5, 7)})
