@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import inf, prod
+
+import numpy as np
 
 from tunesmith.ir import opset as ops
-from tunesmith.ir.dims import Dim
+from tunesmith.ir.dims import Dim, product
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least
-from .building import cast_to, reshape_to
+from .building import along, cast_to, reshape_to, slice_to
 
-__all__ = ["CONVOLUTION", "window"]
+__all__ = ["CONVOLUTION", "convolved", "window"]
 
 Padding = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -80,10 +83,11 @@ def window(call: Call, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _conv(call: Call) -> Result:
     x, weight = call.x(0), call.x(1)
-    return _convolved(call, x, weight, call.optional(2))
+    return convolved(call, x, weight, call.optional(2))
 
 
-def _convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
+def convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
+    """A convolution with the window that the attributes of a node say."""
     kernel = tuple(k for k in weight.shape[2:] if isinstance(k, int))
     count = len(x.shape) - 2
     if len(kernel) != count or count < 1:
@@ -107,7 +111,7 @@ def _conv_integer(call: Call) -> Result:
         zero = cast_to(call.x(3), DType.f64)
         ones = tuple(1 for _ in weight.shape[1:])
         weight = weight - (reshape_to(zero, (*zero.shape, *ones)) if zero.shape else zero)
-    return cast_to(_convolved(call, x, weight, None), DType.i32)
+    return cast_to(convolved(call, x, weight, None), DType.i32)
 
 
 def _ceiling(
@@ -144,12 +148,88 @@ def _pooling(
 
 
 def _max_pool(call: Call) -> Result:
-    call.refuse_result(1, "the places of the greatest")
     kernel, strides, dilations, (low, high), extra = _pooling(call)
     high = tuple(a + b for a, b in zip(high, extra, strict=True))
-    return ops.max_pool(
+    y = ops.max_pool(
         call.x(), kernel=kernel, strides=strides, low=low, high=high, dilations=dilations
     )
+    if not call.wants(1):
+        return y
+    if prod(kernel) > 256:
+        call.fail(f"the places of the greatest in windows of {prod(kernel)} are not supported")
+    return [y, _greatest_places(call, y.shape, kernel, strides, dilations, (low, high))]
+
+
+def _greatest_places(
+    call: Call, shape: tuple[Dim, ...], kernel: tuple[int, ...], strides: tuple[int, ...],
+    dilations: tuple[int, ...], padding: Padding,
+) -> Expr:  # fmt: skip
+    """Row-major places in the whole input: each window laid out along an axis, and searched."""
+    x, count = call.x(), len(kernel)
+    lowest = -inf if x.dtype.is_float else np.iinfo(str(x.dtype.numpy)).min
+    low, high = ((0, 0, *some) for some in padding)
+    padded = ops.pad(x, low=low, high=high, value=lowest) if any((*low, *high)) else x
+    parts = []
+    for offsets in np.ndindex(*kernel):
+        part = padded
+        for i, offset in enumerate(offsets):
+            first = offset * dilations[i]
+            last = first + (shape[2 + i] - 1) * strides[i] + 1
+            part = slice_to(part, 2 + i, first, last, strides[i])
+        parts.append(reshape_to(part, (*shape, 1)))
+    best = ops.argmax(ops.concat(*parts, axis=-1), axis=-1)
+    place: Expr = reshape_to(
+        ops.iota(size=shape[0] * shape[1], dtype=DType.i64), (*shape[:2], *(1,) * count)
+    )
+    order = range(count) if not call.integer("storage_order", 0) else reversed(range(count))
+    inner = [
+        along(ops.iota(size=shape[2 + i], dtype=DType.i64), 2 + i, len(shape)) * strides[i]
+        - padding[0][i]
+        + ops.mod(ops.div(best, prod(kernel[i + 1 :])), kernel[i]) * dilations[i]
+        for i in range(count)
+    ]
+    for i in order:
+        place = place * ops.dim_value(size=x.shape[2 + i], dtype=DType.i64) + inner[i]
+    return place
+
+
+def _lp_pool(call: Call) -> Result:
+    """The root of a sum of powers; a sum over a window is a convolution by ones."""
+    kernel, strides, dilations, (low, high), extra = _pooling(call)
+    high = tuple(a + b for a, b in zip(high, extra, strict=True))
+    x, power, channels = call.x(), call.integer("p", 2), call.shape()[1]
+    if not isinstance(channels, int):
+        call.fail(f"needs a known number of channels, not {channels}")
+    powers = x * x if power == 2 else ops.pow_(ops.abs_(x), float(power))
+    ones = call.constant(np.ones((channels, 1, *kernel), x.dtype.numpy))
+    total = ops.conv(
+        powers, ones, None, strides=strides, low=low, high=high, dilations=dilations,
+        groups=channels,
+    )  # fmt: skip
+    return ops.sqrt(total) if power == 2 else ops.pow_(total, 1.0 / power)
+
+
+def _response_norm(call: Call) -> Result:
+    """Division by a power of the mean of squares over neighboring channels."""
+    x, size = call.x(), call.integer("size")
+    if len(x.shape) < 2:
+        call.fail(f"needs channels, not {x.type}")
+    flat = reshape_to(x * x, (x.shape[0], 1, x.shape[1], product(x.shape[2:])))
+    before, after = (size - 1) // 2, size // 2
+    mean = ops.average_pool(
+        flat, kernel=(size, 1), strides=(1, 1), low=(before, 0), high=(after, 0),
+        count_padding=True,
+    )  # fmt: skip
+    scale = reshape_to(mean, x.shape) * call.number("alpha", 1e-4) + call.number("bias", 1.0)
+    return x / ops.pow_(scale, call.number("beta", 0.75))
+
+
+def _global_lp_pool(call: Call) -> Result:
+    x, power = call.x(), call.integer("p", 2)
+    axes = tuple(range(2, len(x.shape)))
+    powers = x * x if power == 2 else ops.pow_(ops.abs_(x), float(power))
+    total = ops.reduce_sum(powers, axes=axes, keepdims=True)
+    return ops.sqrt(total) if power == 2 else ops.pow_(total, 1.0 / power)
 
 
 def _average_pool(call: Call) -> Result:
@@ -169,5 +249,8 @@ CONVOLUTION: Table = {
     "AveragePool": ((7, _average_pool),),
     "Conv": ((1, _conv),),
     "ConvInteger": ((10, _conv_integer),),
+    "GlobalLpPool": ((1, _global_lp_pool),),
+    "LRN": ((1, _response_norm),),
+    "LpPool": ((2, _lp_pool),),
     "MaxPool": ((1, _max_pool),),
 }

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+
+import numpy as np
 
 from tunesmith.ir import opset as ops
-from tunesmith.ir.dims import Dim, product
+from tunesmith.ir.dims import Dim, exact_div, product
 from tunesmith.ir.ops import Expr
 
 from ..onnx_call import Call, Result, Table
+from ..onnx_shapes import text_of
 from .building import expand_to, permute, reshape_to, settled, slice_to
 from .convolution import window
 
@@ -110,11 +114,14 @@ def _conv_transpose(call: Call) -> Result:
     given = call.integer_list("kernel_shape")
     if given is not None and given != kernel:
         call.fail(f"its `kernel_shape` {list(given)} is not that of the weight, {list(kernel)}")
-    axes = _axes(call, x.shape[2:], kernel)
+    return _transposed(x, weight, call.optional(2), _axes(call, x.shape[2:], kernel), groups)
+
+
+def _transposed(x: Expr, weight: Expr, bias: Expr | None, axes: list[_Axis], groups: int) -> Expr:
+    count = len(axes)
     strides = tuple(axis.stride for axis in axes)
     phases = settled(_phases(weight, axes, groups))
-    outputs = each * groups
-    bias = call.optional(2)
+    outputs = int(str(weight.shape[1])) * groups
     if bias is not None:
         wide = expand_to(reshape_to(bias, (outputs, 1)), (outputs, product(strides)))
         bias = settled(reshape_to(wide, phases.shape[:1]))
@@ -177,6 +184,54 @@ def _interleaved(y: Expr, channels: int, strides: tuple[int, ...]) -> Expr:
     return reshape_to(permute(split, perm), (batch, channels, *shape))
 
 
+def _col2im(call: Call) -> Result:
+    """Each row of columns is given back to its own place of a window: a one among zeros."""
+    x = call.x()
+    image, kernel = call.integers(1, "shape of the image"), call.integers(2, "shape of a block")
+    count, area = len(kernel), prod(kernel)
+    strides, dilations = window(call, count)
+    pads = call.integer_list("pads") or (0,) * (2 * count)
+    channels = exact_div(x.shape[1], area)
+    if len(x.shape) != 3 or len(image) != count or len(pads) != 2 * count or channels is None:
+        call.fail(f"{x.type} holds no columns of blocks {list(kernel)} of {list(image)}")
+    axes, places = [], []
+    for i, size in enumerate(image):
+        reach = dilations[i] * (kernel[i] - 1) + 1
+        whole = size + pads[i] + pads[count + i]
+        places.append((whole - reach) // strides[i] + 1)
+        high = (places[i] - 1) * strides[i] + reach - pads[i] - size
+        axes.append(_Axis(places[i], size, kernel[i], strides[i], dilations[i], pads[i], high))
+    if x.shape[2] != prod(places):
+        call.fail(f"{x.shape[2]} columns are not {places}")
+    columns = reshape_to(x, (x.shape[0] * channels, area, *places))
+    ones = np.eye(area).reshape(area, 1, *kernel).astype(x.dtype.numpy)
+    y = _transposed(columns, call.constant(ones), None, axes, 1)
+    return reshape_to(y, (x.shape[0], channels, *image))
+
+
+def _max_unpool(call: Call) -> Result:
+    """Elements go back to the places that a pooling told of; the rest is zeros."""
+    x, places = call.x(0), call.x(1)
+    kernel = call.integer_list("kernel_shape")
+    count = len(x.shape) - 2
+    if kernel is None or len(kernel) != count:
+        call.fail(f"its `kernel_shape` {kernel} does not fit {count} axes")
+    strides, _ = window(call, count)
+    pads = call.integer_list("pads") or (0,) * (2 * count)
+    shape: tuple[Dim, ...] = x.shape[:2] + tuple(
+        (size - 1) * strides[i] + kernel[i] - pads[i] - pads[count + i]
+        for i, size in enumerate(x.shape[2:])
+    )
+    if call.has(2) and call.sizes(2, "shape of its result") != shape:
+        call.fail(f"a result of another shape than {text_of(shape)} is not supported")
+    flat = ops.full(value=0, shape=(product(shape),), dtype=x.dtype)
+    index = reshape_to(places, (x.type.size, 1))
+    found = ops.scatter_nd(flat, index, reshape_to(x, (x.type.size,)))
+    return reshape_to(found, shape)
+
+
 DECONVOLUTION: Table = {
+    "Col2Im": ((18, _col2im),),
     "ConvTranspose": ((1, _conv_transpose),),
+    "MaxUnpool": ((9, _max_unpool),),
 }

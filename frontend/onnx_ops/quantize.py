@@ -10,7 +10,8 @@ from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
-from .building import cast_to, expand_to, reshape_to
+from .building import cast_to, expand_to, reshape_to, settled
+from .convolution import convolved
 from .linear import multiplied
 
 __all__ = ["QUANTIZE"]
@@ -103,9 +104,31 @@ def _qlinear_matmul(call: Call) -> Result:
     return _quantized(total * factor, one, reshape_to(y_zero, ()), y_zero.dtype)
 
 
+def _qlinear_conv(call: Call) -> Result:
+    """A convolution of integers, exact in f64, and rounded once."""
+    x_scale, w_scale, y_scale, y_zero = call.x(1), call.x(4), call.x(6), call.x(7)
+    x = cast_to(call.x(0), DType.f64) - reshape_to(cast_to(call.x(2), DType.f64), ())
+    ones = tuple(1 for _ in call.shape(3)[1:])
+    w_zero = cast_to(call.x(5), DType.f64)
+    w_zero = reshape_to(w_zero, ()) if w_zero.type.size == 1 else reshape_to(
+        w_zero, (*w_zero.shape, *ones))  # fmt: skip
+    weight = settled(cast_to(call.x(3), DType.f64) - w_zero)
+    bias = settled(cast_to(call.x(8), DType.f64)) if call.has(8) else None
+    total = convolved(call, x, weight, bias)
+    factor: Expr = reshape_to(x_scale, ()) * (
+        reshape_to(w_scale, ()) if w_scale.type.size == 1 else w_scale
+    ) / reshape_to(y_scale, ())  # fmt: skip
+    if factor.shape:
+        factor = reshape_to(factor, (*factor.shape, *ones[1:]))
+    scaled = cast_to(total, DType.f32) * factor
+    one = call.scalar_of(1.0, DType.f32)
+    return _quantized(scaled, one, reshape_to(y_zero, ()), y_zero.dtype)
+
+
 QUANTIZE: Table = {
     "DequantizeLinear": ((10, _dequantize),),
     "DynamicQuantizeLinear": ((11, _dynamic),),
+    "QLinearConv": ((10, _qlinear_conv),),
     "QLinearMatMul": ((10, _qlinear_matmul),),
     "QuantizeLinear": ((10, _quantize),),
 }
