@@ -7,12 +7,14 @@ from .activation import ACTIVATION
 from .attention import ATTENTION
 from .convolution import CONVOLUTION
 from .deconvolution import DECONVOLUTION
+from .grid import GRID
 from .linear import LINEAR
 from .math import MATH
 from .microsoft import MICROSOFT
 from .movement import MOVEMENT
 from .norm import NORM
 from .quantize import QUANTIZE
+from .recurrent import RECURRENT
 from .reduce import REDUCE
 from .resize import RESIZE
 from .shape import SHAPE
@@ -31,8 +33,8 @@ CONTROL: Table = {"If": ((1, _branch),)}
 RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
-        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, LINEAR, MATH, MOVEMENT,
-              NORM, QUANTIZE, REDUCE, RESIZE, SHAPE, SLICING)),
+        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
+              MOVEMENT, NORM, QUANTIZE, RECURRENT, REDUCE, RESIZE, SHAPE, SLICING)),
         ("com.microsoft", (MICROSOFT,)),
     )
     for table in tables
@@ -42,9 +44,6 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
 HINTS = {
     ("", "Loop"): "loops are not supported yet; export the model unrolled, or without the loop",
     ("", "Scan"): "loops are not supported yet; export the model unrolled, or without the loop",
-    ("", "LSTM"): "recurrent layers are not supported yet",
-    ("", "GRU"): "recurrent layers are not supported yet",
-    ("", "RNN"): "recurrent layers are not supported yet",
     ("", "NonMaxSuppression"): "results whose size depends on data are not supported",
     ("com.microsoft", "Attention"): "export before ONNX Runtime's optimizer packs Q, K and V",
     ("com.microsoft", "MatMulNBits"): "weights of fewer than 8 bits are not supported yet",

@@ -22,7 +22,7 @@ from ..onnx_shapes import at_least, text_of
 from .building import along, cast_to, permute, reshape_to, settled, slice_to
 from .movement import repeated
 
-__all__ = ["RESIZE"]
+__all__ = ["RESIZE", "cubic_weights"]
 
 MODES = ("nearest", "linear", "cubic")
 _SHIFTED = ("asymmetric", "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn")
@@ -214,7 +214,7 @@ def _one(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr:
         return _picked(x, axis, _rounded(way.nearest, axis.factor)(place))
     low = settled(ops.floor(place))
     rest = place - low
-    weights = [1.0 - rest, rest] if way.mode == "linear" else _cubic(rest, way.cubic)
+    weights = [1.0 - rest, rest] if way.mode == "linear" else cubic_weights(rest, way.cubic)
     first = 0 if way.mode == "linear" else -1
     taps = [low + float(first + i) if first + i else low for i in range(len(weights))]
     if way.exclude:
@@ -312,7 +312,7 @@ def _moved(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr | None:
     return None
 
 
-def _cubic(rest: Expr, a: float) -> list[Expr]:
+def cubic_weights(rest: Expr, a: float) -> list[Expr]:
     """Weights of the four neighbors (Keys, 1981)."""
 
     def near(d: Expr) -> Expr:
