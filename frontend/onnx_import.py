@@ -21,6 +21,7 @@ from .limits import LIMITS
 from .onnx_builder import ImportBuilder
 from .onnx_call import Call, Rule, Tensor, constant_tensor
 from .onnx_check import check_structure, label, opsets, run_checker, standard, subgraphs
+from .onnx_control import CONTROL
 from .onnx_fold import fold
 from .onnx_functions import function_body, has_body
 from .onnx_inputs import Bounds, Declared, declare_inputs
@@ -265,8 +266,10 @@ class _Importer:
     ) -> Sequence[Expr | Tensor]:
         """Run a rule; whatever breaks in it is the fault of the model, and named."""
         try:
-            if call.operator == "If" and not call.domain:
-                return self.branch(call, scope, versions)
+            if not call.domain and call.operator in CONTROL:
+                return CONTROL[call.operator](
+                    call, lambda graph, given: self.body(graph, given, scope, versions, call)
+                )
             found = fold(call)
             result = rule(call) if found is None else found
         except FrontendError:
@@ -277,16 +280,12 @@ class _Importer:
             raise FrontendError(f"it cannot be imported: {error}", where=call.location) from error
         return [result] if isinstance(result, Expr | Tensor) else list(result)
 
-    def branch(self, call: Call, scope: Scope, versions: Mapping[str, int]) -> list[Expr | Tensor]:
-        """The branch that a condition known at import takes, in place."""
-        condition = call.scalar(0)
-        if condition is None:
-            call.fail(
-                "its condition depends on data, which is not supported",
-                hint="conditions must follow from constants and sizes",
-            )
-        graph = call.attributes["then_branch" if condition else "else_branch"].g
-        inner: Scope = ChainMap({}, scope)  # reads through, writes inside
+    def body(
+        self, graph: GraphProto, given: Mapping[str, Tensor], scope: Scope,
+        versions: Mapping[str, int], call: Call,
+    ) -> list[Tensor]:  # fmt: skip
+        """Import a graph that a node holds, in place; it sees what is outside."""
+        inner: Scope = ChainMap(dict(given), scope)  # reads through, writes inside
         for tensor in graph.initializer:
             where = f"{call.location}, initializer `{tensor.name}`"
             array = read_tensor(tensor, None, where)
@@ -295,6 +294,8 @@ class _Importer:
             )
         for node in graph.node:
             self.add(node, inner, versions)
+            if len(self.builder.graph) > LIMITS.nodes:
+                call.fail(f"unrolled, it has more than {LIMITS.nodes} nodes")
         return [inner[value.name] for value in graph.output]
 
 

@@ -23,12 +23,12 @@ from .slicing import SLICING
 __all__ = ["HINTS", "RULES", "find_rule"]
 
 
-def _branch(call: Call) -> Result:
-    """`If`: the importer takes the branch that is known, or refuses."""
+def _held(call: Call) -> Result:
+    """Operators that hold graphs: the importer goes into them, in `onnx_control`."""
     raise AssertionError(f"{call.operator} is imported by the importer itself")
 
 
-CONTROL: Table = {"If": ((1, _branch),)}
+CONTROL: Table = {"If": ((1, _held),), "Loop": ((1, _held),), "Scan": ((8, _held),)}
 
 RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
@@ -42,8 +42,6 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
 }  # fmt: skip
 
 HINTS = {
-    ("", "Loop"): "loops are not supported yet; export the model unrolled, or without the loop",
-    ("", "Scan"): "loops are not supported yet; export the model unrolled, or without the loop",
     ("", "NonMaxSuppression"): "results whose size depends on data are not supported",
     ("com.microsoft", "Attention"): "export before ONNX Runtime's optimizer packs Q, K and V",
     ("com.microsoft", "MatMulNBits"): "weights of fewer than 8 bits are not supported yet",
