@@ -16,8 +16,10 @@ from .norm import NORM
 from .quantize import QUANTIZE
 from .recurrent import RECURRENT
 from .reduce import REDUCE
+from .regions import REGIONS
 from .resize import RESIZE
 from .shape import SHAPE
+from .signal import SIGNAL
 from .slicing import SLICING
 
 __all__ = ["HINTS", "RULES", "find_rule"]
@@ -34,7 +36,8 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
-              MOVEMENT, NORM, QUANTIZE, RECURRENT, REDUCE, RESIZE, SHAPE, SLICING)),
+              MOVEMENT, NORM, QUANTIZE, RECURRENT, REDUCE, REGIONS,
+              RESIZE, SHAPE, SIGNAL, SLICING)),
         ("com.microsoft", (MICROSOFT,)),
     )
     for table in tables

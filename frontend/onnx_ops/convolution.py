@@ -19,7 +19,7 @@ from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least
 from .building import along, cast_to, reshape_to, slice_to
 
-__all__ = ["CONVOLUTION", "convolved", "window"]
+__all__ = ["CONVOLUTION", "convolved", "declared_padding", "window"]
 
 Padding = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -32,7 +32,7 @@ def _padding(
 
     Only where it is the size: what bounds a sum or a quotient is not one symbol's bound.
     """
-    low, high = _declared_padding(call, spatial, kernel, strides, dilations)
+    low, high = declared_padding(call, spatial, kernel, strides, dilations)
     for i, size in enumerate(spatial):
         whole, reach = size + low[i] + high[i], dilations[i] * (kernel[i] - 1) + 1
         if at_least(whole, reach) is None:
@@ -41,10 +41,11 @@ def _padding(
     return low, high
 
 
-def _declared_padding(
+def declared_padding(
     call: Call, spatial: tuple[Dim, ...], kernel: tuple[int, ...], strides: tuple[int, ...],
     dilations: tuple[int, ...],
 ) -> Padding:  # fmt: skip
+    """Elements before and after each spatial axis, as the attributes of a node say."""
     count = len(spatial)
     auto = call.text("auto_pad", "NOTSET")
     if auto in ("NOTSET", ""):
