@@ -13,6 +13,7 @@ from .math import MATH
 from .microsoft import MICROSOFT
 from .movement import MOVEMENT
 from .norm import NORM
+from .places import PLACES
 from .quantize import QUANTIZE
 from .recurrent import RECURRENT
 from .reduce import REDUCE
@@ -36,7 +37,7 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
-              MOVEMENT, NORM, QUANTIZE, RECURRENT, REDUCE, REGIONS,
+              MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SHAPE, SIGNAL, SLICING)),
         ("com.microsoft", (MICROSOFT,)),
     )

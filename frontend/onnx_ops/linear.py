@@ -8,7 +8,7 @@ from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
-from .building import cast_to, permute, reshape_to
+from .building import cast_to, index_axis, permute, reshape_to
 
 __all__ = ["LINEAR", "multiplied"]
 
@@ -136,7 +136,33 @@ def _pair(x: Expr, a: str, y: Expr, b: str, later: set[str]) -> tuple[Expr, str]
     return reshape_to(found, shape), "".join(batch + rows + columns)
 
 
+def _det(call: Call) -> Result:
+    """The determinant of small matrices, by the minors of the first row."""
+    x = call.x()
+    size = x.shape[-1] if len(x.shape) > 1 else None
+    if size not in (1, 2, 3, 4) or x.shape[-2] != size or not isinstance(size, int):
+        call.fail(f"the determinant of {x.type} is not supported: matrices of 1 to 4 rows are")
+    rank = len(x.shape)
+    items = [
+        [index_axis(index_axis(x, rank - 1, j), rank - 2, i) for j in range(size)]
+        for i in range(size)
+    ]
+    return _minors(items)
+
+
+def _minors(items: list[list[Expr]]) -> Expr:
+    if len(items) == 1:
+        return items[0][0]
+    total: Expr | None = None
+    for j, factor in enumerate(items[0]):
+        part = factor * _minors([row[:j] + row[j + 1 :] for row in items[1:]])
+        total = part if total is None else (total - part if j % 2 else total + part)
+    assert total is not None
+    return total
+
+
 LINEAR: Table = {
+    "Det": ((11, _det),),
     "Einsum": ((12, _einsum),),
     "Gemm": ((7, _gemm),),
     "MatMul": ((1, _matmul),),

@@ -72,8 +72,12 @@ def _upsample(call: Call) -> Result:
     """`Upsample`, and `Resize` of opset 10: places are divided by the factor, and rounded down."""
     mode = call.text("mode", "nearest")
     way = _Way("linear" if mode == "bilinear" else mode, "asymmetric", "simple")
-    factors = _factors(call, 1)
-    if len(factors) != call.rank():
+    if call.operator == "Upsample" and call.opset < 9:
+        given = call.attributes.get("scales")
+        factors = [float(item) for item in given.floats] if given is not None else []
+    else:
+        factors = _factors(call, 1)
+    if len(factors) != call.rank() or not all(factor > 0 for factor in factors):
         call.fail(f"{len(factors)} factors do not fit {call.rank()} axes")
     return _resized(call, way, _by_factors(call, factors, list(range(call.rank()))))
 
@@ -233,7 +237,11 @@ def _amount(size: Dim) -> Expr:
 
 
 def _place(call: Call, axis: _Axis, coordinates: str) -> Expr:
-    """Where each element of the result lies on the axis, in single precision as elsewhere."""
+    """Where each element of the result lies on the axis, in single precision as elsewhere.
+
+    Corners are those of whole sizes, although ONNX's own words would take `size * factor`: it is
+    what frameworks mean, and what ONNX Runtime does.
+    """
     line: Expr = ops.iota(size=axis.out, dtype=DType.f32)
     size, out = _amount(axis.size), _amount(axis.out)
     factor = out / size if axis.factor is None else call.scalar_of(axis.factor, DType.f32)
@@ -375,5 +383,5 @@ def _window(distance: np.ndarray[tuple[int], np.dtype[np.float64]], way: _Way,
 
 RESIZE: Table = {
     "Resize": ((10, _upsample), (11, _resize)),
-    "Upsample": ((9, _upsample),),
+    "Upsample": ((7, _upsample),),
 }

@@ -88,6 +88,8 @@ def test_upsample(mode: str) -> None:
     factors = np.array([1, 1, 2, 3], np.float32)
     proto, live = one("Upsample", [f(1, 2, 5, 3), factors], opset=9, constants=[1], mode=mode)
     check(proto, live)
+    proto, live = one("Upsample", [f(1, 2, 5, 3)], opset=7, mode=mode, scales=[1.0, 1.0, 2.0, 3.0])
+    check(proto, live)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
