@@ -19,6 +19,7 @@ from .recurrent import RECURRENT
 from .reduce import REDUCE
 from .regions import REGIONS
 from .resize import RESIZE
+from .sequence import SEQUENCE
 from .shape import SHAPE
 from .signal import SIGNAL
 from .slicing import SLICING
@@ -38,7 +39,7 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     for domain, tables in (
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
               MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
-              RESIZE, SHAPE, SIGNAL, SLICING)),
+              RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING)),
         ("com.microsoft", (MICROSOFT,)),
     )
     for table in tables
