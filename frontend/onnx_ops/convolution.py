@@ -17,9 +17,10 @@ from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least
-from .building import along, cast_to, reshape_to, slice_to
+from .building import along, cast_to, reshape_to, settled, slice_to
+from .linear import EXACT
 
-__all__ = ["CONVOLUTION", "convolved", "declared_padding", "window"]
+__all__ = ["CONVOLUTION", "convolved_integers", "declared_padding", "window"]
 
 Padding = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -105,14 +106,39 @@ def convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
 
 
 def _conv_integer(call: Call) -> Result:
-    x, weight = cast_to(call.x(0), DType.f64), cast_to(call.x(1), DType.f64)
-    if call.has(2):
-        x = x - reshape_to(cast_to(call.x(2), DType.f64), ())
-    if call.has(3):
-        zero = cast_to(call.x(3), DType.f64)
+    zero = call.optional(2)
+    return cast_to(
+        convolved_integers(call, call.x(0), zero, call.x(1), call.optional(3)), DType.i32
+    )
+
+
+def convolved_integers(
+    call: Call, x: Expr, x_zero: Expr | None, weight: Expr, w_zero: Expr | None,
+    bias: Expr | None = None,
+) -> Expr:  # fmt: skip
+    """A convolution of integers, in floats that hold every sum exactly."""
+    right = cast_to(weight, DType.i32)
+    if w_zero is not None:
         ones = tuple(1 for _ in weight.shape[1:])
-        weight = weight - (reshape_to(zero, (*zero.shape, *ones)) if zero.shape else zero)
-    return cast_to(convolved(call, x, weight, None), DType.i32)
+        zero = cast_to(w_zero, DType.i32)
+        flat = zero.type.size == 1
+        right = right - reshape_to(zero, () if flat else (*zero.shape, *ones))
+    known, added = settled(right).value.constant, None if bias is None else bias.value.constant
+    dtype = DType.f64
+    if (
+        known is not None
+        and (bias is None or added is not None)
+        and x.dtype in (DType.u8, DType.i8)
+    ):
+        reach = np.abs(known.array.astype(np.int64)).reshape(known.array.shape[0], -1).sum(1) * 255
+        if added is not None:
+            reach = reach + np.abs(added.array.astype(np.int64))
+        dtype = DType.f32 if reach.max(initial=0) < EXACT else dtype
+    left: Expr = cast_to(x, dtype)
+    if x_zero is not None:
+        left = left - cast_to(reshape_to(x_zero, ()), dtype)
+    right = settled(cast_to(right, dtype))
+    return convolved(call, left, right, None if bias is None else settled(cast_to(bias, dtype)))
 
 
 def _ceiling(

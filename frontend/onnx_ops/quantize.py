@@ -10,9 +10,9 @@ from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
-from .building import cast_to, expand_to, reshape_to, settled
-from .convolution import convolved
-from .linear import multiplied
+from .building import cast_to, expand_to, reshape_to
+from .convolution import convolved_integers
+from .linear import integer_product
 
 __all__ = ["QUANTIZE"]
 
@@ -94,9 +94,9 @@ def _column(x: Expr) -> Expr:
 
 def _qlinear_matmul(call: Call) -> Result:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (call.x(i) for i in range(8))
-    left: Expr = cast_to(a, DType.i32) - cast_to(_column(a_zero), DType.i32)
-    right: Expr = cast_to(b, DType.i32) - cast_to(b_zero, DType.i32)
-    total = cast_to(multiplied(left, right), DType.f32)
+    zeros = (cast_to(zero, DType.i32) for zero in (_column(a_zero), b_zero))
+    left_zero, right_zero = (reshape_to(z, ()) if z.shape == (1,) else z for z in zeros)
+    total = cast_to(integer_product(call, a, left_zero, b, right_zero), DType.f32)
     factor = cast_to(_column(a_scale) * b_scale, DType.f32) / cast_to(y_scale, DType.f32)
     one: Expr = call.scalar_of(1.0, DType.f32)
     if exact_div(y_scale.type.size, 1) == 1:
@@ -105,21 +105,15 @@ def _qlinear_matmul(call: Call) -> Result:
 
 
 def _qlinear_conv(call: Call) -> Result:
-    """A convolution of integers, exact in f64, and rounded once."""
+    """A convolution of integers, rounded once."""
     x_scale, w_scale, y_scale, y_zero = call.x(1), call.x(4), call.x(6), call.x(7)
-    x = cast_to(call.x(0), DType.f64) - reshape_to(cast_to(call.x(2), DType.f64), ())
-    ones = tuple(1 for _ in call.shape(3)[1:])
-    w_zero = cast_to(call.x(5), DType.f64)
-    w_zero = reshape_to(w_zero, ()) if w_zero.type.size == 1 else reshape_to(
-        w_zero, (*w_zero.shape, *ones))  # fmt: skip
-    weight = settled(cast_to(call.x(3), DType.f64) - w_zero)
-    bias = settled(cast_to(call.x(8), DType.f64)) if call.has(8) else None
-    total = convolved(call, x, weight, bias)
+    total = convolved_integers(call, call.x(0), call.x(2), call.x(3), call.x(5), call.optional(8))
+    ones = tuple(1 for _ in call.shape(3)[2:])
     factor: Expr = reshape_to(x_scale, ()) * (
         reshape_to(w_scale, ()) if w_scale.type.size == 1 else w_scale
     ) / reshape_to(y_scale, ())  # fmt: skip
     if factor.shape:
-        factor = reshape_to(factor, (*factor.shape, *ones[1:]))
+        factor = reshape_to(factor, (*factor.shape, *ones))
     scaled = cast_to(total, DType.f32) * factor
     one = call.scalar_of(1.0, DType.f32)
     return _quantized(scaled, one, reshape_to(y_zero, ()), y_zero.dtype)
