@@ -11,7 +11,7 @@ from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
-from .building import cast_to, index_axis, permute, reshape_to, settled, slice_to
+from .building import along, cast_to, index_axis, permute, reshape_to, settled, slice_to
 
 __all__ = ["EXACT", "LINEAR", "integer_product", "multiplied"]
 
@@ -142,16 +142,31 @@ def _terms(call: Call) -> tuple[list[str], str]:
 
 def _einsum(call: Call) -> Result:
     terms, result = _terms(call)
-    if any(len(set(term)) != len(term) for term in terms):
-        call.fail("a letter that stands twice in one operand is not supported")
-    x, letters = call.x(0), terms[0]
+    x, letters = _diagonal(call.x(0), terms[0])
     for i, term in enumerate(terms[1:], 1):
         later = set(result).union(*terms[i + 1 :])
-        x, letters = _pair(x, letters, call.x(i), term, later)
+        x, letters = _pair(x, letters, *_diagonal(call.x(i), term), later)
     x, letters = _summed(x, letters, set(result))
     if set(letters) != set(result):
         call.fail(f"its result has letters that no operand has: {result}")
     return permute(x, (letters.index(c) for c in result))
+
+
+def _diagonal(x: Expr, letters: str) -> tuple[Expr, str]:
+    """An operand with each letter once: of two axes with one letter, only the diagonal counts."""
+    for axis in range(len(letters) - 1, -1, -1):
+        first = letters.index(letters[axis])
+        if first == axis:
+            continue
+        rank = len(x.shape)
+        rows, columns = (
+            along(ops.iota(size=x.shape[i], dtype=DType.i64), i, rank) for i in (first, axis)
+        )
+        kept = ops.where(ops.equal(rows, columns), x, ops.full(
+            value=0, shape=(1,) * rank, dtype=x.dtype))  # fmt: skip
+        x = ops.reduce_sum(kept, axes=(axis,), keepdims=False)
+        letters = letters[:axis] + letters[axis + 1 :]
+    return x, letters
 
 
 def _summed(x: Expr, letters: str, kept: set[str]) -> tuple[Expr, str]:

@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tunesmith.frontend import import_model
-from tunesmith.ir.diagnostics import FrontendError
+from tunesmith.ir.diagnostics import FrontendError, InputError
 from tunesmith.ir.interpreter import evaluate
 
-from .models import check, compare, declare, one
+from .models import check, compare, declare, one, runtime
 
 RNG = np.random.default_rng(47)
 
@@ -72,4 +72,34 @@ def test_running_products(size: int, exclusive: int, reverse: int) -> None:
         turned = np.concatenate([np.ones((2, 1), np.float32), turned[:, :-1]], 1)
     found = np.cumprod(turned, 1)
     wanted = np.ascontiguousarray(found[:, ::-1] if reverse else found)
+    compare(evaluate(import_model(declare(proto, [wanted])), live), [wanted], 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
+@pytest.mark.parametrize("pads", [[0, 0, 0, 3], [0, 2, 0, 0], [0, 1, 0, 2], [0, 3, 0, 3]])
+def test_padding_of_open_sizes(mode: str, pads: list[int]) -> None:
+    proto, live = one(
+        "Pad", [f(2, 7), np.array(pads)], opset=19, constants=[1], mode=mode, symbolic=True
+    )
+    graph = check(proto, live)
+    for size in (4, 5, 17):
+        x = f(3, size)
+        compare(evaluate(graph, {"x0": x}), runtime(proto, {"x0": x}), 0)
+
+
+def test_an_open_size_is_long_enough_to_be_mirrored() -> None:
+    proto, live = one(
+        "Pad", [f(2, 7), np.array([0, 3, 0, 0])], constants=[1], mode="reflect", symbolic=True
+    )
+    graph = check(proto, live)
+    with pytest.raises(InputError):
+        evaluate(graph, {"x0": f(2, 3)})
+
+
+@pytest.mark.parametrize("equation", ["ii->i", "...ii->...i", "iij,j->i", "ii->", "iii->i"])
+def test_diagonals(equation: str) -> None:
+    shapes = {"ii": (3, 3), "...ii": (2, 3, 3), "iij": (3, 3, 4), "j": (4,), "iii": (3, 3, 3)}
+    feeds = [f(*shapes[term]) for term in equation.partition("->")[0].split(",")]
+    proto, live = one("Einsum", feeds, equation=equation)
+    wanted = np.asarray(np.einsum(equation, *feeds), np.float32)
     compare(evaluate(import_model(declare(proto, [wanted])), live), [wanted], 1e-5)
