@@ -91,6 +91,22 @@ CASES: list[Case] = [
                      s(128, np.uint8)], {"constants": [1, 2, 3]}),
     *[(op, [RNG.uniform(-1, 1, 37).astype(np.float32)], {}) for op in ("Asin", "Acos", "Atan")],
     ("SoftmaxCrossEntropyLoss", [f(2, 3, 5), ints(0, 3, 2, 5, dtype=np.int64)], {}),
+    ("DFT", [f(2, 31, 3, 1)], {"axis": 1, "onesided": 1}),
+    ("DFT", [f(2, 16, 2)], {"axis": 1, "inverse": 1}),
+    ("STFT", [f(2, 77, 1), s(7, np.int64), f(16)], {"constants": [1, 2]}),
+    *[
+        ("RoiAlign", [f(2, 3, 8, 9), np.array([[0, 0, 7, 7], [-3, 1, 20, 5]], np.float32),
+                      np.array([0, 1])],
+         {"output_height": 2, "output_width": 3, "sampling_ratio": 2, "mode": mode})
+        for mode in ("avg", "max")
+    ],
+    ("DeformConv", [f(2, 4, 7, 6), f(6, 2, 3, 3), f(2, 36, 5, 4), f(6), f(2, 18, 5, 4)],
+     {"opset": 19, "constants": [1], "group": 2, "offset_group": 2}),
+    ("ReverseSequence", [f(4, 4, 3), np.array([1, 4, 3, 2])], {}),
+    ("Det", [f(2, 3, 3)], {}),
+    ("Pad", [f(2, 3, 7, 4), np.array([0, 0, 1, 2, 0, 0, 3, 0])],
+     {"constants": [1], "mode": "edge", "symbolic": True}),
+    ("Einsum", [f(2, 3, 3)], {"equation": "bii->bi"}),
     ("AffineGrid", [f(2, 2, 3), np.array([2, 1, 5, 4])], {"opset": 20, "constants": [1]}),
 ]  # fmt: skip
 
