@@ -16,6 +16,7 @@ from .limits import LIMITS
 from .onnx_call import Call, Tensor
 from .onnx_content import of_items
 from .onnx_ops.building import index_axis, reshape_to
+from .onnx_shapes import Learned
 
 __all__ = ["CONTROL", "Body"]
 
@@ -37,7 +38,11 @@ def _if(call: Call, body: Body) -> Results:
         return [*body(_graph(call, "then_branch" if condition else "else_branch"), {})]
     if call.tensor(0).type.size != 1:
         call.fail(f"its condition {call.tensor(0).type} is not one flag")
-    yes, no = (body(_graph(call, name), {}) for name in ("then_branch", "else_branch"))
+    try:
+        yes, no = (body(_graph(call, name), {}) for name in ("then_branch", "else_branch"))
+    except Learned:  # what one branch asks of sizes is not so for the other
+        call.fail("its condition depends on data, and a branch works for some sizes only",
+                  hint="fix these sizes with `shapes` or `dims`")  # fmt: skip
     found: Results = []
     flag = reshape_to(call.x(0), ())
     for a, b in zip(yes, no, strict=True):

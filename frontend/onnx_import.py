@@ -184,6 +184,7 @@ class _Importer:
         self.declared = declared
         self.weights = weights
         self.versions = opsets(model)
+        self.unrolled = 0
         self.builder = ImportBuilder(Graph(_clean(model.graph.name) or "main"), declared.facts)
 
     def run(self) -> Graph:
@@ -293,9 +294,10 @@ class _Importer:
                 self.builder, array, _clean(tensor.name), call.location
             )
         for node in graph.node:
-            self.add(node, inner, versions)
-            if len(self.builder.graph) > LIMITS.nodes:
+            self.unrolled += 1  # also of what is folded, and leaves no node
+            if max(self.unrolled, len(self.builder.graph)) > LIMITS.nodes:
                 call.fail(f"unrolled, it has more than {LIMITS.nodes} nodes")
+            self.add(node, inner, versions)
         return [inner[value.name] for value in graph.output]
 
 

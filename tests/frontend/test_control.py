@@ -59,6 +59,21 @@ def test_branches_of_two_types_are_refused() -> None:
         import_model(declare(proto, [f(2, 3)]))
 
 
+def test_a_branch_teaches_nothing() -> None:
+    """What exporters write for a squeeze: where the size is open, it is not taken for 1."""
+    one = body([node("Squeeze", ["x"], ["a"], axes=[0])], {}, ["a"])
+    two = body([node("Identity", ["x"], ["b"])], {}, ["b"])
+    proto = model(
+        [node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]),
+         node("Equal", ["n", "one"], ["flag"]),
+         node("If", ["flag"], ["y"], then_branch=one, else_branch=two)],
+        {"x": (F32, ["N", 3])}, {"y": F32}, {"zero": np.asarray(0), "one": np.asarray(1)}, opset=11,
+    )  # fmt: skip
+    with pytest.raises(FrontendError, match="works for some sizes only"):
+        import_model(declare(proto, [f(2, 3)]))
+    assert import_model(proto, dims={"N": 4}).outputs[0].type.shape == (4, 3)
+
+
 def loop(condition: str, rounds: int) -> ModelProto:
     """A running product, and all that it was."""
     nodes = [
@@ -91,6 +106,24 @@ def test_loops(condition: str, rounds: int) -> None:
 def test_loops_that_are_refused(condition: str, rounds: int, why: str) -> None:
     with pytest.raises(FrontendError, match=why):
         import_model(declare(loop(condition, rounds), [f(2, 3), f(3, 2, 3)]))
+
+
+def test_loops_inside_loops_end() -> None:
+    """A thousand rounds of a thousand that only count leave no node, and are refused as well."""
+    shapes = {"i": I64, "going": BOOL, "n": I64}
+    inner = body([node("Add", ["n", "one"], ["m"]), node("Identity", ["going"], ["same"])],
+                 shapes, ["same", "m"])  # fmt: skip
+    outer = body([node("Loop", ["many", "going_", "n_"], ["k"], body=inner),
+                  node("Identity", ["going_"], ["same_"])],
+                 {"i_": I64, "going_": BOOL, "n_": I64}, ["same_", "k"])  # fmt: skip
+    proto = model(
+        [node("Loop", ["many", "yes", "one"], ["c"], body=outer),
+         node("Cast", ["c"], ["d"], to=F32), node("Mul", ["x", "d"], ["y"])],
+        {"x": (F32, [3])}, {"y": F32},
+        {"many": np.asarray(1000), "yes": np.asarray(True), "one": np.asarray(1)},
+    )  # fmt: skip
+    with pytest.raises(FrontendError, match="more than 50000 nodes"):
+        import_model(declare(proto, [f(3)]))
 
 
 @pytest.mark.parametrize("turned", [0, 1])
