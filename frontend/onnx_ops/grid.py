@@ -14,7 +14,7 @@ from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
 from .building import cast_to, index_axis, permute, reshape_to
-from .resize import cubic_weights
+from .interpolation import cubic_weights
 
 __all__ = ["GRID"]
 

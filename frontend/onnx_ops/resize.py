@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
@@ -20,43 +18,27 @@ from tunesmith.ir.types import DType, Shape
 from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least, text_of
 from .building import along, cast_to, permute, reshape_to, settled, slice_to
+from .interpolation import (
+    Axis,
+    Way,
+    amount,
+    cubic_weights,
+    excluding,
+    place_of,
+    rounded,
+    window_of,
+)
 from .movement import repeated
 
-__all__ = ["RESIZE", "cubic_weights"]
+__all__ = ["RESIZE"]
 
 MODES = ("nearest", "linear", "cubic")
+ROUNDINGS = ("simple", "floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
 _SHIFTED = ("asymmetric", "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn")
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """One axis to resize: from how many elements to how many, and by which factor.
-
-    `factor` is `None` where it is the quotient of sizes that are known at run time.
-    """
-
-    place: int
-    size: Dim
-    out: Dim
-    factor: float | None
-    region: tuple[float, float] = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How elements are found, as the attributes say it."""
-
-    mode: str
-    coordinates: str
-    nearest: str
-    cubic: float = -0.75
-    exclude: bool = False
-    smooth: bool = False
-    outside: float = 0.0
-
-
 def _resize(call: Call) -> Result:
-    way = _Way(
+    way = Way(
         mode=call.text("mode", "nearest"),
         coordinates=call.text("coordinate_transformation_mode", "half_pixel"),
         nearest=call.text("nearest_mode", "round_prefer_floor"),
@@ -71,7 +53,7 @@ def _resize(call: Call) -> Result:
 def _upsample(call: Call) -> Result:
     """`Upsample`, and `Resize` of opset 10: places are divided by the factor, and rounded down."""
     mode = call.text("mode", "nearest")
-    way = _Way("linear" if mode == "bilinear" else mode, "asymmetric", "simple")
+    way = Way("linear" if mode == "bilinear" else mode, "asymmetric", "simple")
     if call.operator == "Upsample" and call.opset < 9:
         given = call.attributes.get("scales")
         factors = [float(item) for item in given.floats] if given is not None else []
@@ -100,7 +82,7 @@ def _factors(call: Call, index: int) -> list[float]:
     return [float(np.float32(item)) for item in items]
 
 
-def _axes(call: Call, places: list[int], coordinates: str) -> list[_Axis]:
+def _axes(call: Call, places: list[int], coordinates: str) -> list[Axis]:
     regions = [(0.0, 1.0)] * len(places)
     if coordinates == "tf_crop_and_resize":
         content = call.known(1)
@@ -122,7 +104,7 @@ def _axes(call: Call, places: list[int], coordinates: str) -> list[_Axis]:
     found = []
     for place, out, region in zip(places, sizes, regions, strict=True):
         size = call.shape()[place]
-        found.append(_Axis(place, size, out, _quotient(out, size), region))
+        found.append(Axis(place, size, out, _quotient(out, size), region))
     return found
 
 
@@ -139,7 +121,7 @@ def _quotient(out: Dim, size: Dim) -> float | None:
 def _by_factors(
     call: Call, factors: list[float], places: list[int],
     regions: list[tuple[float, float]] | None = None,
-) -> list[_Axis]:  # fmt: skip
+) -> list[Axis]:  # fmt: skip
     found = []
     for i, (place, factor) in enumerate(zip(places, factors, strict=True)):
         size = call.shape()[place]
@@ -153,14 +135,14 @@ def _by_factors(
         else:
             call.fail(f"an axis of {size} elements by a factor of {factor} has no known size",
                       hint="fix it with `shapes` or `dims`")  # fmt: skip
-        found.append(_Axis(place, size, out, factor, region))
+        found.append(Axis(place, size, out, factor, region))
     return found
 
 
 def _in_proportion(
     call: Call, sizes: tuple[Dim, ...], places: list[int], policy: str,
     regions: list[tuple[float, float]],
-) -> list[_Axis]:  # fmt: skip
+) -> list[Axis]:  # fmt: skip
     """All axes by one factor, so that none is above, or none below, the size it is given."""
     known = [call.shape()[place] for place in places]
     factors = [
@@ -172,31 +154,34 @@ def _in_proportion(
         call.fail(f"`{policy}` needs known sizes, not {text_of(known)}")
     factor = min(factors) if policy == "not_larger" else max(factors)
     return [
-        _Axis(place, size, floor(factor * int(str(size)) + 0.5), factor, region)
+        Axis(place, size, floor(factor * int(str(size)) + 0.5), factor, region)
         for place, size, region in zip(places, known, regions, strict=True)
     ]
 
 
-def _resized(call: Call, way: _Way, axes: list[_Axis]) -> Expr:
+def _resized(call: Call, way: Way, axes: list[Axis]) -> Expr:
     x = call.x()
     if way.mode not in MODES:
         call.fail(f"`mode` cannot be `{way.mode}`: {', '.join(MODES)}")
+    if way.nearest not in ROUNDINGS:
+        call.fail(f"`nearest_mode` cannot be `{way.nearest}`: {', '.join(ROUNDINGS[1:])}")
     if way.mode != "nearest" and not x.dtype.is_float:
         call.fail(f"weighted sums of {x.dtype} are not supported", hint="cast to f32 in front")
     wide = DType.f32 if x.dtype in (DType.f16, DType.bf16) and way.mode != "nearest" else x.dtype
     y = cast_to(x, wide)
     inside: list[Expr] = []
+    if all(axis.size == axis.out and axis.region == (0.0, 1.0) for axis in axes):
+        return x  # whatever the factors: ONNX Runtime copies as well
     for axis in axes:
         crops = way.coordinates == "tf_crop_and_resize"
-        if axis.size == axis.out and (axis.factor == 1.0 or not crops) and not (
-            crops and axis.region != (0.0, 1.0)
-        ):  # fmt: skip
+        whole = not crops or axis.region == (0.0, 1.0)
+        if axis.size == axis.out and axis.factor == 1.0 and whole:
             continue
         if axis.size == 0 and axis.out != 0:
             call.fail("an axis without elements cannot grow")
         if crops:
-            place = settled(_place(call, axis, way.coordinates))
-            last = _amount(axis.size) - 1.0
+            place = settled(place_of(call, axis, way.coordinates))
+            last = amount(axis.size) - 1.0
             kept = ops.logical_and(ops.greater_equal(place, 0.0), ops.less_equal(place, last))
             inside.append(along(settled(kept), axis.place, len(x.shape)))
         y = _one(call, y, axis, way)
@@ -206,23 +191,23 @@ def _resized(call: Call, way: _Way, axes: list[_Axis]) -> Expr:
     return y
 
 
-def _one(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr:
+def _one(call: Call, x: Expr, axis: Axis, way: Way) -> Expr:
     if way.smooth and way.mode != "nearest":
         return _smoothed(call, x, axis, way)
     if way.mode == "nearest":
         moved = _moved(call, x, axis, way)
         if moved is not None:
             return moved
-    place = settled(_place(call, axis, way.coordinates))
+    place = settled(place_of(call, axis, way.coordinates))
     if way.mode == "nearest":
-        return _picked(x, axis, _rounded(way.nearest, axis.factor)(place))
+        return _picked(x, axis, rounded(way.nearest, axis.factor)(place))
     low = settled(ops.floor(place))
     rest = place - low
     weights = [1.0 - rest, rest] if way.mode == "linear" else cubic_weights(rest, way.cubic)
     first = 0 if way.mode == "linear" else -1
     taps = [low + float(first + i) if first + i else low for i in range(len(weights))]
     if way.exclude:
-        weights = _excluding(taps, weights, _amount(axis.size))
+        weights = excluding(taps, weights, amount(axis.size))
     total: Expr | None = None
     for tap, weight in zip(taps, weights, strict=True):
         factor = along(settled(cast_to(weight, x.dtype)), axis.place, len(x.shape))
@@ -232,64 +217,7 @@ def _one(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr:
     return total
 
 
-def _amount(size: Dim) -> Expr:
-    return ops.dim_value(size=size, dtype=DType.f32)
-
-
-def _place(call: Call, axis: _Axis, coordinates: str) -> Expr:
-    """Where each element of the result lies on the axis, in single precision as elsewhere.
-
-    Corners are those of whole sizes, although ONNX's own words would take `size * factor`: it is
-    what frameworks mean, and what ONNX Runtime does.
-    """
-    line: Expr = ops.iota(size=axis.out, dtype=DType.f32)
-    size, out = _amount(axis.size), _amount(axis.out)
-    factor = out / size if axis.factor is None else call.scalar_of(axis.factor, DType.f32)
-    single = axis.out == 1
-    if not single and at_least(axis.out, 2) is None and coordinates in _AT_ONE:
-        call.fail(f"whether {axis.out} is 1 is not known, and `{coordinates}` asks",
-                  hint="bound it with `dims`")  # fmt: skip
-    match coordinates:
-        case "asymmetric":
-            return line / factor
-        case "half_pixel":
-            return (line + 0.5) / factor - 0.5
-        case "tf_half_pixel_for_nn":
-            return (line + 0.5) / factor
-        case "half_pixel_symmetric":
-            middle = size / 2.0 * (1.0 - out / (size * factor))
-            return middle + (line + 0.5) / factor - 0.5
-        case "pytorch_half_pixel":
-            return line * 0.0 if single else (line + 0.5) / factor - 0.5
-        case "align_corners":
-            return line * 0.0 if single else line * (size - 1.0) / (out - 1.0)
-        case "tf_crop_and_resize":
-            start, end = axis.region
-            if single:
-                return line * 0.0 + (size - 1.0) * (0.5 * (start + end))
-            return (size - 1.0) * start + line * (end - start) * (size - 1.0) / (out - 1.0)
-    call.fail(f"`coordinate_transformation_mode` cannot be `{coordinates}`")
-
-
-_AT_ONE = ("pytorch_half_pixel", "align_corners", "tf_crop_and_resize")
-
-
-def _rounded(nearest: str, factor: float | None) -> Callable[[Expr], Expr]:
-    """How a place between two elements becomes one of them."""
-
-    def rounded(place: Expr) -> Expr:
-        low: Expr = ops.floor(place)
-        if nearest == "floor" or (nearest == "simple" and (factor or 1.0) >= 1.0):
-            return low
-        if nearest in ("ceil", "simple"):
-            return ops.ceil(place)
-        test = ops.greater if nearest == "round_prefer_floor" else ops.greater_equal
-        return ops.where(test(place - low, 0.5), low + 1.0, low)
-
-    return rounded
-
-
-def _picked(x: Expr, axis: _Axis, place: Expr) -> Expr:
+def _picked(x: Expr, axis: Axis, place: Expr) -> Expr:
     """Elements at whole places of an axis; beyond its ends, the last ones."""
     index: Expr = cast_to(place, DType.i64)
     last = ops.dim_value(size=axis.size - 1, dtype=DType.i64)
@@ -297,7 +225,7 @@ def _picked(x: Expr, axis: _Axis, place: Expr) -> Expr:
     return ops.gather(x, settled(index), axis=axis.place)
 
 
-def _moved(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr | None:
+def _moved(call: Call, x: Expr, axis: Axis, way: Way) -> Expr | None:
     """Each element so many times, or every so-manieth: no index has to be computed."""
     if way.coordinates not in _SHIFTED or axis.factor is None:
         return None
@@ -306,9 +234,9 @@ def _moved(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr | None:
         return None
     if way.coordinates == "pytorch_half_pixel" and at_least(axis.out, 2) is not True:
         return None
-    probe = _Axis(axis.place, 1 << 20, exact.numerator + 1, axis.factor)
-    place = settled(_place(call, probe, way.coordinates))
-    whole = settled(_rounded(way.nearest, axis.factor)(place)).value.constant
+    probe = Axis(axis.place, 1 << 20, exact.numerator + 1, axis.factor)
+    place = settled(place_of(call, probe, way.coordinates))
+    whole = settled(rounded(way.nearest, axis.factor)(place)).value.constant
     if whole is None:
         return None
     starts = whole.array.astype(np.int64).tolist()[:-1]
@@ -320,44 +248,20 @@ def _moved(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr | None:
     return None
 
 
-def cubic_weights(rest: Expr, a: float) -> list[Expr]:
-    """Weights of the four neighbors (Keys, 1981)."""
-
-    def near(d: Expr) -> Expr:
-        return ((d * (a + 2.0)) - (a + 3.0)) * d * d + 1.0
-
-    def far(d: Expr) -> Expr:
-        return ((d * a - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a
-
-    return [far(rest + 1.0), near(rest), near(1.0 - rest), far(2.0 - rest)]
-
-
-def _excluding(taps: list[Expr], weights: list[Expr], size: Expr) -> list[Expr]:
-    """Weights of the taps inside the axis, so that they make one again."""
-    kept = []
-    for tap, weight in zip(taps, weights, strict=True):
-        inside = ops.logical_and(ops.greater_equal(tap, 0.0), ops.less(tap, size))
-        kept.append(ops.where(inside, weight, 0.0))
-    total = kept[0]
-    for weight in kept[1:]:
-        total = total + weight
-    return [weight / total for weight in kept]
-
-
-def _smoothed(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr:
+def _smoothed(call: Call, x: Expr, axis: Axis, way: Way) -> Expr:
     """With a window that widens as the axis shrinks: a product by a matrix that is known."""
     if isinstance(axis.size, DimExpr) or isinstance(axis.out, DimExpr) or axis.factor is None:
         call.fail(f"`antialias` needs a known size, not {axis.size}", hint="fix it with `dims`")
     if axis.size * axis.out > 1 << 22:
         call.fail(f"`antialias` from {axis.size} to {axis.out} elements is not supported")
-    constant = settled(_place(call, axis, way.coordinates)).value.constant
+    constant = settled(place_of(call, axis, way.coordinates)).value.constant
     assert constant is not None
     scale = min(axis.factor, 1.0)
     support = (1 if way.mode == "linear" else 2) / scale
     matrix = np.zeros((axis.size, axis.out))
     for column, place in enumerate(constant.array.astype(np.float64).tolist()):
         taps = np.arange(floor(place - support), ceil(place + support) + 1)
-        weights = _window(np.abs((taps - place) * scale), way)
+        weights = window_of(np.abs((taps - place) * scale), way)
         if way.exclude:
             weights = np.where((taps >= 0) & (taps < axis.size), weights, 0.0)
         np.add.at(matrix[:, column], np.clip(taps, 0, axis.size - 1), weights / weights.sum())
@@ -369,16 +273,6 @@ def _smoothed(call: Call, x: Expr, axis: _Axis, way: _Way) -> Expr:
     found = ops.matmul(flat, call.constant(matrix.astype(x.dtype.numpy)))
     shape: Shape = (*rows.shape[:-1], axis.out)
     return permute(reshape_to(found, shape), back)
-
-
-def _window(distance: np.ndarray[tuple[int], np.dtype[np.float64]], way: _Way,
-            ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:  # fmt: skip
-    if way.mode == "linear":
-        return np.clip(1.0 - distance, 0.0, 1.0)
-    a, d = way.cubic, distance
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d < 1, near, np.where(d < 2, far, 0.0))
 
 
 RESIZE: Table = {

@@ -68,7 +68,7 @@ def test_antialias(mode: str, exclude: int) -> None:
         check(proto, live, 1e-4)
 
 
-@pytest.mark.parametrize("factor", [2.0, 3.0, 0.5, 0.6, 1.5, 2.7])
+@pytest.mark.parametrize("factor", [2.0, 3.0, 0.5, 0.6, 1.05, 1.5, 2.7])
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_factors(factor: float, mode: str) -> None:
     for opset, size in itertools.product((10, 11, 13, 18), (1, 7, 10, 17)):
