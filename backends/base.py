@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 from tunesmith.runtime.manifest import Json
@@ -21,7 +22,8 @@ class Lowered:
     """A graph in the words of a backend, with the weights in the layouts that its kernels read.
 
     `module` calls kernels by name; `functions` write them, and a name holds a hash of the content,
-    so that equal kernels of all models share one object file.
+    so that equal kernels of all models share one object file. `sizes` is what the variables of
+    `module` stand for.
     """
 
     graph: Graph
@@ -30,6 +32,7 @@ class Lowered:
     functions: Mapping[str, Callable[[], object]]
     weights: list[tuple[str, NDArray[np.generic]]]
     kernels: list[dict[str, Json]] = field(default_factory=list)
+    sizes: Mapping[str, Dim] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

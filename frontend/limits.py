@@ -22,6 +22,7 @@ class Limits:
     content: int = 1024  # elements of a constant that import works out: nothing larger is folded
     padding: int = 1 << 40  # elements added to one axis
     facts: int = 64  # sizes found equal, or bounded, by the model itself
+    steps: int = 1024  # of a loop or a recurrent layer that is unrolled
     opsets: tuple[int, int] = (7, 28)
 
 

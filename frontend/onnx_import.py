@@ -21,7 +21,9 @@ from .limits import LIMITS
 from .onnx_builder import ImportBuilder
 from .onnx_call import Call, Rule, Tensor, constant_tensor
 from .onnx_check import check_structure, label, opsets, run_checker, standard, subgraphs
+from .onnx_control import CONTROL
 from .onnx_fold import fold
+from .onnx_functions import function_body, has_body
 from .onnx_inputs import Bounds, Declared, declare_inputs
 from .onnx_ops import HINTS, RULES, find_rule
 from .onnx_shapes import Learned
@@ -122,7 +124,7 @@ def _collect_unsupported(model: ModelProto) -> None:
         for node in graph.node:
             work.extend(subgraphs(node))
             domain = standard(node.domain)
-            if find_rule(domain, node.op_type, versions.get(domain, 1)) is None:
+            if not is_known(domain, node.op_type, versions.get(domain, 1)):
                 missing.setdefault((domain, node.op_type), []).append(label(node))
     if not missing:
         return
@@ -136,6 +138,11 @@ def _collect_unsupported(model: ModelProto) -> None:
     raise UnsupportedOp(
         f"{what} of the model cannot be imported\n" + "\n".join(lines), hint=_hint(missing)
     )
+
+
+def is_known(domain: str, name: str, version: int) -> bool:
+    """Whether an operator can be imported: by a rule, or by what ONNX says that it means."""
+    return find_rule(domain, name, version) is not None or has_body(domain, name, version)
 
 
 def _hint(missing: Mapping[tuple[str, str], list[str]]) -> str:
@@ -177,6 +184,7 @@ class _Importer:
         self.declared = declared
         self.weights = weights
         self.versions = opsets(model)
+        self.unrolled = 0
         self.builder = ImportBuilder(Graph(_clean(model.graph.name) or "main"), declared.facts)
 
     def run(self) -> Graph:
@@ -189,7 +197,7 @@ class _Importer:
             scope[name] = constant_tensor(self.builder, array, _clean(name), Location(name))
         with self.builder:
             for node in source.node:
-                self.add(node, scope)
+                self.add(node, scope, self.versions)
             outputs = [self.output(value.name, scope) for value in source.output]
         graph = self.builder.finish(outputs, [value.name for value in source.output])
         self.check_outputs(graph)
@@ -214,31 +222,55 @@ class _Importer:
                         f"it is declared as {dtype} and computed as {value.type.dtype}", where=where
                     )
 
-    def add(self, node: NodeProto, scope: Scope) -> None:
-        """Import one node into `scope`."""
-        location = Location(label(node), node.op_type)
+    def add(
+        self, node: NodeProto, scope: Scope, versions: Mapping[str, int], outer: str = ""
+    ) -> None:
+        """Import one node into `scope`; `outer` is the node whose meaning it is a part of."""
+        location = Location(outer or label(node), node.op_type)
         domain = standard(node.domain)
-        version = self.versions.get(domain, 1)
+        version = versions.get(domain, 1)
         call = Call(
             self.builder, node.op_type, domain, version, location,
             [scope[name] if name else None for name in node.input], list(node.output),
             {attribute.name: attribute for attribute in node.attribute},
         )  # fmt: skip
         rule = find_rule(domain, node.op_type, version)
-        assert rule is not None, "unsupported operators were collected"
         with self.builder.at(location):
-            results = self.apply(call, rule, scope)
+            results = (
+                self.expand(call, node) if rule is None else self.apply(call, rule, scope, versions)
+            )
         if len(results) < sum(bool(name) for name in node.output):
             call.fail(f"it has {len(node.output)} results, {len(results)} can be imported")
         for name, result in zip(node.output, results, strict=False):
             if name:
                 scope[name] = result if isinstance(result, Tensor) else Tensor.of(result)
 
-    def apply(self, call: Call, rule: Rule, scope: Scope) -> Sequence[Expr | Tensor]:
+    def expand(self, call: Call, node: NodeProto) -> list[Expr | Tensor]:
+        """Import the body by which ONNX defines an operator, in place."""
+        if not has_body(call.domain, call.operator, call.opset):
+            call.fail(f"`{call.operator}` cannot be imported", hint=HINTS.get(("", call.operator)))
+        types = [None if x is None else x.type for x in call.inputs]
+        try:
+            body = function_body(node, call.domain, call.opset, types)
+        except (RuntimeError, ValueError, KeyError) as error:
+            call.fail(f"it cannot be written with smaller operators: {error}")
+        inner: Scope = {
+            name: x for name, x in zip(body.input, call.inputs, strict=False) if x is not None
+        }
+        versions = {standard(entry.domain): int(entry.version) for entry in body.opset_import}
+        for part in body.node:
+            self.add(part, inner, versions, call.location.name)
+        return [inner[name] for name in body.output[: len(call.outputs)]]
+
+    def apply(
+        self, call: Call, rule: Rule, scope: Scope, versions: Mapping[str, int]
+    ) -> Sequence[Expr | Tensor]:
         """Run a rule; whatever breaks in it is the fault of the model, and named."""
         try:
-            if call.operator == "If" and not call.domain:
-                return self.branch(call, scope)
+            if not call.domain and call.operator in CONTROL:
+                return CONTROL[call.operator](
+                    call, lambda graph, given: self.body(graph, given, scope, versions, call)
+                )
             found = fold(call)
             result = rule(call) if found is None else found
         except FrontendError:
@@ -249,16 +281,12 @@ class _Importer:
             raise FrontendError(f"it cannot be imported: {error}", where=call.location) from error
         return [result] if isinstance(result, Expr | Tensor) else list(result)
 
-    def branch(self, call: Call, scope: Scope) -> list[Expr | Tensor]:
-        """The branch that a condition known at import takes, in place."""
-        condition = call.scalar(0)
-        if condition is None:
-            call.fail(
-                "its condition depends on data, which is not supported",
-                hint="conditions must follow from constants and sizes",
-            )
-        graph = call.attributes["then_branch" if condition else "else_branch"].g
-        inner: Scope = ChainMap({}, scope)  # reads through, writes inside
+    def body(
+        self, graph: GraphProto, given: Mapping[str, Tensor], scope: Scope,
+        versions: Mapping[str, int], call: Call,
+    ) -> list[Tensor]:  # fmt: skip
+        """Import a graph that a node holds, in place; it sees what is outside."""
+        inner: Scope = ChainMap(dict(given), scope)  # reads through, writes inside
         for tensor in graph.initializer:
             where = f"{call.location}, initializer `{tensor.name}`"
             array = read_tensor(tensor, None, where)
@@ -266,7 +294,10 @@ class _Importer:
                 self.builder, array, _clean(tensor.name), call.location
             )
         for node in graph.node:
-            self.add(node, inner)
+            self.unrolled += 1  # also of what is folded, and leaves no node
+            if max(self.unrolled, len(self.builder.graph)) > LIMITS.nodes:
+                call.fail(f"unrolled, it has more than {LIMITS.nodes} nodes")
+            self.add(node, inner, versions)
         return [inner[value.name] for value in graph.output]
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import gcd
+from math import gcd, lcm
 
 from tunesmith.ir.diagnostics import FrontendError
-from tunesmith.ir.dims import Dim, DimExpr, FloorDiv, Sym, bounds, dim, exact_div, substitute
+from tunesmith.ir.dims import (
+    Dim,
+    DimExpr,
+    FloorDiv,
+    Sym,
+    bounds,
+    dim,
+    exact_div,
+    substitute,
+    symbols_of,
+)
 
 __all__ = ["Facts", "Learned", "at_least", "identifier", "plain_symbol", "same", "text_of"]
 
@@ -142,12 +152,35 @@ class Facts:
         self.notes.append(f"{name} in {new_low}..{new_high or ''}: {why}")
 
     def equate(self, a: Dim, b: Dim, why: str) -> None:
-        """Record that two sizes are one and raise `Learned`, or `ValueError` if they cannot be."""
+        """Record that two sizes are one and raise `Learned`, or `ValueError` if they cannot be.
+
+        Sizes that are rounded differently are one for multiples of some number: then the symbol
+        becomes that multiple, and the loader refuses others.
+        """
+        if same(a, b) is False:
+            raise ValueError(f"{a} is not {b}")
         solved = self._solve(a - b)
-        if solved is None or same(a, b) is False:
+        if solved is None:
+            if (found := _multiple(a - b)) is not None:
+                self._make_multiple(*found, why)
             raise ValueError(f"{a} is not {b}")
         name, value = solved
         self.fix(name, value, why)
+        raise Learned
+
+    def _make_multiple(self, symbol: Sym, factor: int, why: str) -> None:
+        """Let a symbol stand for `factor` times a new one."""
+        low, high = self.ranges[symbol.name]
+        least, most = -(-low // factor), high // factor
+        if high and least > most:
+            raise FrontendError(
+                f"`{symbol.name}` must be a multiple of {factor}, none is in {low}..{high}",
+                hint=why,
+            )
+        name = f"{symbol.name}_by_{factor}"
+        self.ranges.setdefault(name, (least, most))
+        self.sizes[symbol.name] = dim(Sym(name, *self.ranges[name])) * factor
+        self.notes.append(f"{symbol.name} is a multiple of {factor}: {why}")
         raise Learned
 
     def require(self, a: Dim, b: Dim, why: str) -> None:
@@ -188,6 +221,29 @@ class Facts:
             if best is None or rank > best[0]:
                 best = (rank, name, value)
         return None if best is None else best[1:]
+
+
+def _multiple(rest: Dim) -> tuple[Sym, int] | None:
+    """A symbol, and the least factor whose multiples make `rest` 0."""
+    for symbol in dict.fromkeys(symbols_of(rest)):
+        most = _denominators(rest, symbol)
+        for factor in range(2, min(most, 4096) + 1):
+            if most % factor == 0:
+                scaled = dim(Sym(f"{symbol.name}_by_{factor}")) * factor
+                if substitute(rest, {symbol.name: scaled}) == 0:
+                    return symbol, factor
+    return None
+
+
+def _denominators(value: Dim, symbol: Sym) -> int:
+    """The product of the divisors that a symbol stands under, in the term with the greatest."""
+    most = 1
+    for monomial, _ in value.terms if isinstance(value, DimExpr) else ():
+        for atom in monomial:
+            if isinstance(atom, FloorDiv) and symbol in symbols_of(atom.numerator):
+                inner = _denominators(atom.numerator, symbol)
+                most = lcm(most, atom.denominator * inner)
+    return most
 
 
 def _reduced(rest: DimExpr) -> Dim:

@@ -89,7 +89,7 @@ def build_library(lowered: Lowered, progress: Callable[[int, int], None] | None 
             Path(files[-1]).write_bytes(code)
         path = Path(folder) / "kernels.so"
         executable.export_library(str(path), fcompile=_link, addons=files)
-        arena = planned_bytes(planned, lowered.graph.symbols())
+        arena = planned_bytes(planned, lowered.sizes)
         return Library(path.read_bytes(), arena="" if arena is None else str(arena))
 
 

@@ -39,13 +39,14 @@ class Sizes:
         for monomial, factor in size.terms:
             term: Prim | None = None if factor == 1 and monomial else int64(factor)
             for atom in monomial:
-                one = self._atom(atom)
+                one = self.atom(atom)
                 term = one if term is None else term * one
             total = term if total is None else total + term
         assert total is not None
         return total
 
-    def _atom(self, atom: Sym | FloorDiv) -> Prim:
+    def atom(self, atom: Sym | FloorDiv) -> Prim:
+        """A symbol, or a quotient, as an expression."""
         if isinstance(atom, Sym):
             return self.variable(atom.name)
         return tirx.floordiv(self.expr(atom.numerator), int64(atom.denominator))

@@ -7,29 +7,30 @@ from collections.abc import Mapping
 from tvm import relax, tirx
 from tvm.ir import Expr, IRModule
 
-from tunesmith.ir.dims import Dim, Sym, dim, floor_div
+from tunesmith.ir.dims import Dim, floor_div
 from tunesmith.runtime.manifest import DTYPES
 
 __all__ = ["planned_bytes"]
 
 
-def planned_bytes(module: IRModule, symbols: Mapping[str, Sym]) -> Dim | None:
+def planned_bytes(module: IRModule, sizes: Mapping[str, Dim]) -> Dim | None:
     """The bytes of all shared storage and of the results of `main`, in the symbols of the graph.
 
+    `sizes` are the dims that the variables of the module stand for.
     Intermediate values that are never alive together share storage, so this is what a run takes at
     most. `None` if a size is written in a way that the dims of a graph do not have.
     """
     total: Dim = 0
     for block in module["main"].body.blocks:
         for binding in block.bindings:
-            found = _allocated(binding.value, symbols)
+            found = _allocated(binding.value, sizes)
             if found is None:
                 return None
             total = total + found
     return total
 
 
-def _allocated(value: Expr, symbols: Mapping[str, Sym]) -> Dim | None:
+def _allocated(value: Expr, sizes: Mapping[str, Dim]) -> Dim | None:
     """The bytes that a call allocates: storage, or a result that lives on."""
     name = getattr(getattr(value, "op", None), "name", "")
     if name not in ("relax.memory.alloc_storage", "relax.builtin.alloc_tensor"):
@@ -38,7 +39,7 @@ def _allocated(value: Expr, symbols: Mapping[str, Sym]) -> Dim | None:
     assert isinstance(shape, relax.ShapeExpr)
     total: Dim = 1
     for size in shape.values:
-        one = _dim(size, symbols)
+        one = _dim(size, sizes)
         if one is None:
             return None
         total = total * one
@@ -47,15 +48,15 @@ def _allocated(value: Expr, symbols: Mapping[str, Sym]) -> Dim | None:
     return total
 
 
-def _dim(expr: Expr, symbols: Mapping[str, Sym]) -> Dim | None:
+def _dim(expr: Expr, sizes: Mapping[str, Dim]) -> Dim | None:
     """A size of TVM as a dim."""
     if isinstance(expr, tirx.IntImm):
         return int(expr.value)
     if isinstance(expr, tirx.Var):
-        return dim(symbols[expr.name]) if expr.name in symbols else None
+        return sizes.get(expr.name)
     if not isinstance(expr, tirx.Add | tirx.Sub | tirx.Mul | tirx.FloorDiv):
         return None
-    left, right = _dim(expr.a, symbols), _dim(expr.b, symbols)
+    left, right = _dim(expr.a, sizes), _dim(expr.b, sizes)
     if left is None or right is None:
         return None
     if isinstance(expr, tirx.Add):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 
 import numpy as np
 from tvm import relax, tirx
+from tvm.ir import Expr as Prim
 from tvm.ir import IRModule
 
-from tunesmith.ir.dims import Dim
+from tunesmith.ir.dims import Dim, FloorDiv, Sym, bounds, dim
 from tunesmith.ir.graph import Graph, Value
+from tunesmith.ir.symbols import symbol_sources
 from tunesmith.ir.target import Target
 from tunesmith.ir.types import TensorType
 from tunesmith.ir.work import flops
@@ -24,6 +27,7 @@ from .kernels.literals import TVM_DTYPE
 
 __all__ = ["lower_graph"]
 
+_PLANNED_BYTES = 1 << 32  # a result that may be larger is allocated at the size it has
 _TIED_BYTES = 1 << 20  # smaller ones are not worth comparing
 _PICKS = frozenset({"gather", "gather_elements", "gather_nd", "slice"})
 
@@ -39,12 +43,45 @@ def lower_graph(graph: Graph, target: Target) -> Lowered:
     return _Module(graph, target, plan, kernels).lower()
 
 
+class _InputSizes(Sizes):
+    """The symbols as the inputs tell them: an axis is one, or one follows from an axis.
+
+    Relax binds plain variables only, so an axis of `32*S` elements is a variable of its own.
+    """
+
+    def __init__(self, types: Sequence[TensorType]) -> None:
+        super().__init__()
+        self.axes: dict[tuple[int, int], tirx.Var] = {}
+        self.limits: dict[str, int] = {}
+        self.meanings: dict[str, Dim] = {s.name: dim(s) for t in types for s in t.symbols()}
+        self._derived: dict[str, Prim] = {}
+        for source in symbol_sources(types):
+            if source.rest == 0 and source.factor == 1:
+                continue
+            name = source.symbol.name
+            axis = self.axes[source.input, source.axis] = self.variable(f"{name}_axis")
+            rest, factor = self.expr(source.rest), self.expr(source.factor)
+            self._derived[name] = tirx.floordiv(axis - rest, factor)
+            self.meanings[axis.name] = types[source.input].shape[source.axis]
+            self.limits[axis.name] = bounds(types[source.input].shape[source.axis])[1] or 0
+
+    def named(self) -> dict[str, Dim]:
+        """What each variable of the module stands for."""
+        return {name: size for name, size in self.meanings.items() if name in self.variables}
+
+    def atom(self, atom: Sym | FloorDiv) -> Prim:
+        """A symbol, or a quotient, as an expression."""
+        if isinstance(atom, Sym) and atom.name in self._derived:
+            return self._derived[atom.name]
+        return super().atom(atom)
+
+
 class _Module:
     """The module while it is written."""
 
     def __init__(self, graph: Graph, target: Target, plan: Plan, kernels: list[Kernel]) -> None:
         self.graph, self.target, self.plan, self.kernels = graph, target, plan, kernels
-        self.sizes = Sizes()
+        self.sizes = _InputSizes([value.type for value in graph.inputs])
         self.builder = relax.BlockBuilder()
         self.uses: dict[object, WeightUse] = {}
         self.functions: dict[str, Callable[[], tirx.PrimFunc]] = {}
@@ -59,7 +96,7 @@ class _Module:
                 use = kernel.weight_use(value)
                 if use is not None:
                     self.uses.setdefault(use.key, use)
-        params = [relax.Var(f"in{i}", self._type(v)) for i, v in enumerate(self.graph.inputs)]
+        params = [relax.Var(f"in{i}", self._type(i, v)) for i, v in enumerate(self.graph.inputs)]
         slots: dict[object, relax.Expr] = {}
         for number, (key, use) in enumerate(self.uses.items()):
             dtype = TVM_DTYPE[use.constant.type.dtype]
@@ -68,7 +105,9 @@ class _Module:
             packed = [pool.submit(use.array) for use in self.uses.values()]
             module = self._main(params, slots)
         weights = [(f"w{number}", array.result()) for number, array in enumerate(packed)]
-        return Lowered(self.graph, self.target, module, self.functions, weights, self.table)
+        return Lowered(
+            self.graph, self.target, module, self.functions, weights, self.table, self.sizes.named()
+        )
 
     def _main(self, params: list[relax.Var], slots: dict[object, relax.Expr]) -> IRModule:
         """The module: inputs as flat views, the kernels in order, outputs with their shapes."""
@@ -86,15 +125,24 @@ class _Module:
             self.builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         module: IRModule = self.builder.get()
         symbols = self.graph.symbols().values()
-        if all(symbol.high for symbol in symbols):
+        if all(symbol.high for symbol in symbols) and self._largest() <= _PLANNED_BYTES:
             # with every size bounded, storage is planned and shared before anything runs
-            bounds = {symbol.name: symbol.high for symbol in symbols}
-            main = module["main"].with_attr("tir_var_upper_bound", bounds)
+            limits = {symbol.name: symbol.high for symbol in symbols} | self.sizes.limits
+            main = module["main"].with_attr("tir_var_upper_bound", limits)
             module["main"] = main
         return module
 
-    def _type(self, value: Value) -> relax.TensorType:
-        shape = [self.sizes.expr(d) for d in value.type.shape]
+    def _largest(self) -> float:
+        """Bytes of the largest result at the greatest sizes."""
+        results = [value for kernel in self.kernels for value in kernel.group.outputs]
+        most = [(bounds(v.type.size)[1], v.type.dtype.bytes) for v in results]
+        return max((inf if size is None else size * width for size, width in most), default=0)
+
+    def _type(self, input: int, value: Value) -> relax.TensorType:
+        shape = [
+            self.sizes.axes.get((input, axis), self.sizes.expr(size))
+            for axis, size in enumerate(value.type.shape)
+        ]
         return relax.TensorType(shape, TVM_DTYPE[value.type.dtype])
 
     def _reshape(self, x: relax.Expr, shape: tuple[object, ...], type: TensorType) -> relax.Expr:
@@ -116,7 +164,7 @@ class _Module:
         for value in kernel.reads:
             use = kernel.weight_use(value)
             arguments.append(self.flat[value] if use is None else slots[use.key])
-        arguments += [self.sizes.variable(symbol.name) for symbol in kernel.symbols]
+        arguments += [self.sizes.expr(dim(symbol)) for symbol in kernel.symbols]
         types = [
             relax.TensorType((self.sizes.expr(v.type.size),), TVM_DTYPE[v.type.dtype])
             for v in kernel.group.outputs

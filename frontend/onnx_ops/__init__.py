@@ -6,31 +6,40 @@ from ..onnx_call import Call, Result, Rule, Table
 from .activation import ACTIVATION
 from .attention import ATTENTION
 from .convolution import CONVOLUTION
+from .deconvolution import DECONVOLUTION
+from .grid import GRID
 from .linear import LINEAR
 from .math import MATH
 from .microsoft import MICROSOFT
 from .movement import MOVEMENT
 from .norm import NORM
+from .places import PLACES
 from .quantize import QUANTIZE
+from .recurrent import RECURRENT
 from .reduce import REDUCE
+from .regions import REGIONS
+from .resize import RESIZE
+from .sequence import SEQUENCE
 from .shape import SHAPE
+from .signal import SIGNAL
 from .slicing import SLICING
 
 __all__ = ["HINTS", "RULES", "find_rule"]
 
 
-def _branch(call: Call) -> Result:
-    """`If`: the importer takes the branch that is known, or refuses."""
+def _held(call: Call) -> Result:
+    """Operators that hold graphs: the importer goes into them, in `onnx_control`."""
     raise AssertionError(f"{call.operator} is imported by the importer itself")
 
 
-CONTROL: Table = {"If": ((1, _branch),)}
+CONTROL: Table = {"If": ((1, _held),), "Loop": ((1, _held),), "Scan": ((8, _held),)}
 
 RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
-        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, LINEAR, MATH, MOVEMENT, NORM, QUANTIZE,
-              REDUCE, SHAPE, SLICING)),
+        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
+              MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
+              RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING)),
         ("com.microsoft", (MICROSOFT,)),
     )
     for table in tables
@@ -38,13 +47,7 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
 }  # fmt: skip
 
 HINTS = {
-    ("", "Loop"): "loops are not supported yet; export the model unrolled, or without the loop",
-    ("", "Scan"): "loops are not supported yet; export the model unrolled, or without the loop",
-    ("", "LSTM"): "recurrent layers are not supported yet",
-    ("", "GRU"): "recurrent layers are not supported yet",
-    ("", "RNN"): "recurrent layers are not supported yet",
     ("", "NonMaxSuppression"): "results whose size depends on data are not supported",
-    ("", "Resize"): "resizing is not supported yet; move it in front of the model",
     ("com.microsoft", "Attention"): "export before ONNX Runtime's optimizer packs Q, K and V",
     ("com.microsoft", "MatMulNBits"): "weights of fewer than 8 bits are not supported yet",
 }

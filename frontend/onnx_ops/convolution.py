@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from math import inf, prod
+
+import numpy as np
 
 from tunesmith.ir import opset as ops
-from tunesmith.ir.dims import Dim
+from tunesmith.ir.dims import Dim, product
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least
-from .building import cast_to, reshape_to
+from .building import along, cast_to, reshape_to, settled, slice_to
+from .linear import EXACT
 
-__all__ = ["CONVOLUTION"]
+__all__ = ["CONVOLUTION", "convolved_integers", "declared_padding", "window"]
 
 Padding = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -29,7 +33,7 @@ def _padding(
 
     Only where it is the size: what bounds a sum or a quotient is not one symbol's bound.
     """
-    low, high = _declared_padding(call, spatial, kernel, strides, dilations)
+    low, high = declared_padding(call, spatial, kernel, strides, dilations)
     for i, size in enumerate(spatial):
         whole, reach = size + low[i] + high[i], dilations[i] * (kernel[i] - 1) + 1
         if at_least(whole, reach) is None:
@@ -38,10 +42,11 @@ def _padding(
     return low, high
 
 
-def _declared_padding(
+def declared_padding(
     call: Call, spatial: tuple[Dim, ...], kernel: tuple[int, ...], strides: tuple[int, ...],
     dilations: tuple[int, ...],
 ) -> Padding:  # fmt: skip
+    """Elements before and after each spatial axis, as the attributes of a node say."""
     count = len(spatial)
     auto = call.text("auto_pad", "NOTSET")
     if auto in ("NOTSET", ""):
@@ -69,7 +74,8 @@ def _declared_padding(
     return tuple(low), tuple(high)
 
 
-def _window(call: Call, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def window(call: Call, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The strides and the dilations of a window over `count` axes."""
     strides = call.integer_list("strides") or (1,) * count
     dilations = call.integer_list("dilations") or (1,) * count
     if len(strides) != count or len(dilations) != count or min(*strides, *dilations) < 1:
@@ -79,10 +85,11 @@ def _window(call: Call, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _conv(call: Call) -> Result:
     x, weight = call.x(0), call.x(1)
-    return _convolved(call, x, weight, call.optional(2))
+    return convolved(call, x, weight, call.optional(2))
 
 
-def _convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
+def convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
+    """A convolution with the window that the attributes of a node say."""
     kernel = tuple(k for k in weight.shape[2:] if isinstance(k, int))
     count = len(x.shape) - 2
     if len(kernel) != count or count < 1:
@@ -90,7 +97,7 @@ def _convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
     given = call.integer_list("kernel_shape")
     if given is not None and given != kernel:
         call.fail(f"its `kernel_shape` {list(given)} is not that of the weight, {list(kernel)}")
-    strides, dilations = _window(call, count)
+    strides, dilations = window(call, count)
     low, high = _padding(call, x.shape[2:], kernel, strides, dilations)
     return ops.conv(
         x, weight, bias, strides=strides, low=low, high=high, dilations=dilations,
@@ -99,14 +106,39 @@ def _convolved(call: Call, x: Expr, weight: Expr, bias: Expr | None) -> Expr:
 
 
 def _conv_integer(call: Call) -> Result:
-    x, weight = cast_to(call.x(0), DType.f64), cast_to(call.x(1), DType.f64)
-    if call.has(2):
-        x = x - reshape_to(cast_to(call.x(2), DType.f64), ())
-    if call.has(3):
-        zero = cast_to(call.x(3), DType.f64)
+    zero = call.optional(2)
+    return cast_to(
+        convolved_integers(call, call.x(0), zero, call.x(1), call.optional(3)), DType.i32
+    )
+
+
+def convolved_integers(
+    call: Call, x: Expr, x_zero: Expr | None, weight: Expr, w_zero: Expr | None,
+    bias: Expr | None = None,
+) -> Expr:  # fmt: skip
+    """A convolution of integers, in floats that hold every sum exactly."""
+    right = cast_to(weight, DType.i32)
+    if w_zero is not None:
         ones = tuple(1 for _ in weight.shape[1:])
-        weight = weight - (reshape_to(zero, (*zero.shape, *ones)) if zero.shape else zero)
-    return cast_to(_convolved(call, x, weight, None), DType.i32)
+        zero = cast_to(w_zero, DType.i32)
+        flat = zero.type.size == 1
+        right = right - reshape_to(zero, () if flat else (*zero.shape, *ones))
+    known, added = settled(right).value.constant, None if bias is None else bias.value.constant
+    dtype = DType.f64
+    if (
+        known is not None
+        and (bias is None or added is not None)
+        and x.dtype in (DType.u8, DType.i8)
+    ):
+        reach = np.abs(known.array.astype(np.int64)).reshape(known.array.shape[0], -1).sum(1) * 255
+        if added is not None:
+            reach = reach + np.abs(added.array.astype(np.int64))
+        dtype = DType.f32 if reach.max(initial=0) < EXACT else dtype
+    left: Expr = cast_to(x, dtype)
+    if x_zero is not None:
+        left = left - cast_to(reshape_to(x_zero, ()), dtype)
+    right = settled(cast_to(right, dtype))
+    return convolved(call, left, right, None if bias is None else settled(cast_to(bias, dtype)))
 
 
 def _ceiling(
@@ -134,7 +166,7 @@ def _pooling(
     kernel = call.integer_list("kernel_shape")
     if kernel is None or len(kernel) != len(spatial) or min(kernel) < 1:
         call.fail(f"its `kernel_shape` {kernel} does not fit {len(spatial)} axes")
-    strides, dilations = _window(call, len(spatial))
+    strides, dilations = window(call, len(spatial))
     padding = _padding(call, spatial, kernel, strides, dilations)
     extra = (0,) * len(spatial)
     if call.integer("ceil_mode", 0):
@@ -143,12 +175,88 @@ def _pooling(
 
 
 def _max_pool(call: Call) -> Result:
-    call.refuse_result(1, "the places of the greatest")
     kernel, strides, dilations, (low, high), extra = _pooling(call)
     high = tuple(a + b for a, b in zip(high, extra, strict=True))
-    return ops.max_pool(
+    y = ops.max_pool(
         call.x(), kernel=kernel, strides=strides, low=low, high=high, dilations=dilations
     )
+    if not call.wants(1):
+        return y
+    if prod(kernel) > 256:
+        call.fail(f"the places of the greatest in windows of {prod(kernel)} are not supported")
+    return [y, _greatest_places(call, y.shape, kernel, strides, dilations, (low, high))]
+
+
+def _greatest_places(
+    call: Call, shape: tuple[Dim, ...], kernel: tuple[int, ...], strides: tuple[int, ...],
+    dilations: tuple[int, ...], padding: Padding,
+) -> Expr:  # fmt: skip
+    """Row-major places in the whole input: each window laid out along an axis, and searched."""
+    x, count = call.x(), len(kernel)
+    lowest = -inf if x.dtype.is_float else np.iinfo(str(x.dtype.numpy)).min
+    low, high = ((0, 0, *some) for some in padding)
+    padded = ops.pad(x, low=low, high=high, value=lowest) if any((*low, *high)) else x
+    parts = []
+    for offsets in np.ndindex(*kernel):
+        part = padded
+        for i, offset in enumerate(offsets):
+            first = offset * dilations[i]
+            last = first + (shape[2 + i] - 1) * strides[i] + 1
+            part = slice_to(part, 2 + i, first, last, strides[i])
+        parts.append(reshape_to(part, (*shape, 1)))
+    best = ops.argmax(ops.concat(*parts, axis=-1), axis=-1)
+    place: Expr = reshape_to(
+        ops.iota(size=shape[0] * shape[1], dtype=DType.i64), (*shape[:2], *(1,) * count)
+    )
+    order = range(count) if not call.integer("storage_order", 0) else reversed(range(count))
+    inner = [
+        along(ops.iota(size=shape[2 + i], dtype=DType.i64), 2 + i, len(shape)) * strides[i]
+        - padding[0][i]
+        + ops.mod(ops.div(best, prod(kernel[i + 1 :])), kernel[i]) * dilations[i]
+        for i in range(count)
+    ]
+    for i in order:
+        place = place * ops.dim_value(size=x.shape[2 + i], dtype=DType.i64) + inner[i]
+    return place
+
+
+def _lp_pool(call: Call) -> Result:
+    """The root of a sum of powers; a sum over a window is a convolution by ones."""
+    kernel, strides, dilations, (low, high), extra = _pooling(call)
+    high = tuple(a + b for a, b in zip(high, extra, strict=True))
+    x, power, channels = call.x(), call.integer("p", 2), call.shape()[1]
+    if not isinstance(channels, int):
+        call.fail(f"needs a known number of channels, not {channels}")
+    powers = x * x if power == 2 else ops.pow_(ops.abs_(x), float(power))
+    ones = call.constant(np.ones((channels, 1, *kernel), x.dtype.numpy))
+    total = ops.conv(
+        powers, ones, None, strides=strides, low=low, high=high, dilations=dilations,
+        groups=channels,
+    )  # fmt: skip
+    return ops.sqrt(total) if power == 2 else ops.pow_(total, 1.0 / power)
+
+
+def _response_norm(call: Call) -> Result:
+    """Division by a power of the mean of squares over neighboring channels."""
+    x, size = call.x(), call.integer("size")
+    if len(x.shape) < 2:
+        call.fail(f"needs channels, not {x.type}")
+    flat = reshape_to(x * x, (x.shape[0], 1, x.shape[1], product(x.shape[2:])))
+    before, after = (size - 1) // 2, size // 2
+    mean = ops.average_pool(
+        flat, kernel=(size, 1), strides=(1, 1), low=(before, 0), high=(after, 0),
+        count_padding=True,
+    )  # fmt: skip
+    scale = reshape_to(mean, x.shape) * call.number("alpha", 1e-4) + call.number("bias", 1.0)
+    return x / ops.pow_(scale, call.number("beta", 0.75))
+
+
+def _global_lp_pool(call: Call) -> Result:
+    x, power = call.x(), call.integer("p", 2)
+    axes = tuple(range(2, len(x.shape)))
+    powers = x * x if power == 2 else ops.pow_(ops.abs_(x), float(power))
+    total = ops.reduce_sum(powers, axes=axes, keepdims=True)
+    return ops.sqrt(total) if power == 2 else ops.pow_(total, 1.0 / power)
 
 
 def _average_pool(call: Call) -> Result:
@@ -168,5 +276,8 @@ CONVOLUTION: Table = {
     "AveragePool": ((7, _average_pool),),
     "Conv": ((1, _conv),),
     "ConvInteger": ((10, _conv_integer),),
+    "GlobalLpPool": ((1, _global_lp_pool),),
+    "LRN": ((1, _response_norm),),
+    "LpPool": ((2, _lp_pool),),
     "MaxPool": ((1, _max_pool),),
 }

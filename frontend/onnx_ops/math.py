@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
+from math import inf, pi
 
 from tunesmith.ir import opset as ops
 from tunesmith.ir.ops import Expr, OpDef
@@ -143,12 +143,57 @@ def _tan(x: Expr) -> Expr:
     return ops.sin(x) / ops.cos(x)
 
 
+# Cephes (Moshier 1989): of single, and of double precision; the highest power first.
+_ATAN_F32 = (8.05374449538e-2, -1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1)
+_ATAN_P = (-8.750608600031904122785e-1, -1.615753718733365076637e1, -7.500855792314704667340e1,
+           -1.228866684490136173410e2, -6.485021904942025371773e1)  # fmt: skip
+_ATAN_Q = (1.0, 2.485846490142306297962e1, 1.650270098316988542046e2, 4.328810604912902668951e2,
+           4.853903996359136964868e2, 1.945506571482613964425e2)  # fmt: skip
+
+
+def _horner(x: Expr, factors: tuple[float, ...]) -> Expr:
+    found = x * factors[0] + factors[1]
+    for factor in factors[2:]:
+        found = found * x + factor
+    return found
+
+
+def _atan(x: Expr) -> Expr:
+    """By a third of the quarter circle that is near 0, and what was turned away."""
+    if x.dtype in (DType.f16, DType.bf16):
+        return cast_to(_atan(cast_to(x, DType.f32)), x.dtype)
+    size = ops.abs_(x)
+    steep = ops.greater(size, 2.414213562373095)
+    near = ops.less_equal(size, 0.4142135623730950 if x.dtype is DType.f32 else 0.66)
+    angle = ops.where(steep, x * 0.0 + pi / 2, ops.where(near, x * 0.0, x * 0.0 + pi / 4))
+    angle = ops.where(ops.isinf(x), pi / 2, angle)
+    turned = ops.where(steep, -1.0 / size, ops.where(near, size, (size - 1.0) / (size + 1.0)))
+    square = turned * turned
+    if x.dtype is DType.f32:
+        series = _horner(square, _ATAN_F32) * square * turned + turned
+    else:
+        series = square * _horner(square, _ATAN_P) / _horner(square, _ATAN_Q) * turned + turned
+    found = angle + series
+    return ops.where(ops.less(x, 0.0), -found, ops.where(ops.equal(x, 0.0), x, found))
+
+
+def _asin(x: Expr) -> Expr:
+    return _atan(x / ops.sqrt((1.0 - x) * (1.0 + x)))
+
+
+def _acos(x: Expr) -> Expr:
+    return _atan(ops.sqrt((1.0 - x) / (1.0 + x))) * 2.0
+
+
 MATH: Table = {
     "Abs": ((1, unary(ops.abs_)),),
+    "Acos": ((7, _by(_acos)),),
     "Acosh": ((9, _by(_acosh)),),
     "Add": ((7, binary(ops.add)),),
     "And": ((7, _logic(ops.logical_and, True)),),
     "Asinh": ((9, _by(_asinh)),),
+    "Asin": ((7, _by(_asin)),),
+    "Atan": ((7, _by(_atan)),),
     "Atanh": ((9, _by(_atanh)),),
     "BitShift": ((11, _bitshift),),
     "BitwiseAnd": ((18, binary(ops.bitwise_and)),),

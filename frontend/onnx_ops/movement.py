@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tunesmith.ir import opset as ops
 from tunesmith.ir.dims import Dim, exact_div, product
 from tunesmith.ir.ops import Expr
@@ -13,7 +15,7 @@ from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import same, text_of
 from .building import expand_to, flatten_to, permute, reshape_to, slice_to
 
-__all__ = ["MOVEMENT", "reshaped"]
+__all__ = ["MOVEMENT", "repeated", "reshaped"]
 
 
 def reshaped(call: Call, shape: tuple[Dim, ...], wanted: tuple[Dim, ...], zero_copies: bool,
@@ -129,6 +131,14 @@ def tiled(x: Expr, repeats: tuple[Dim, ...]) -> Expr:
     return reshape_to(expand_to(reshape_to(x, narrow), wide), result)
 
 
+def repeated(x: Expr, axis: int, times: int) -> Expr:
+    """Each element of an axis `times` times in a row."""
+    before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    split = reshape_to(x, (*before, size, 1, *after))
+    wide = expand_to(split, (*before, size, times, *after))
+    return reshape_to(wide, (*before, size * times, *after))
+
+
 def _tile(call: Call) -> Result:
     x = call.x()
     repeats = call.sizes(1, "list of repeats")
@@ -165,6 +175,10 @@ def _split(call: Call) -> Result:
     except ValueError:
         call.fail(f"parts of {text_of(sizes)} do not make {size}")
     start: Dim = 0
+    known = call.known(0)
+    if known is not None and all(isinstance(part, int) for part in sizes):
+        ends = np.cumsum([int(str(part)) for part in sizes])[:-1]
+        return [call.content(part, call.dtype()) for part in np.split(known, ends, axis)]
     parts = []
     for part in sizes:
         parts.append(slice_to(x, axis, start, start + part))

@@ -11,7 +11,8 @@ from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
 from .building import cast_to, expand_to, reshape_to
-from .linear import multiplied
+from .convolution import convolved_integers
+from .linear import integer_product
 
 __all__ = ["QUANTIZE"]
 
@@ -93,9 +94,9 @@ def _column(x: Expr) -> Expr:
 
 def _qlinear_matmul(call: Call) -> Result:
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (call.x(i) for i in range(8))
-    left: Expr = cast_to(a, DType.i32) - cast_to(_column(a_zero), DType.i32)
-    right: Expr = cast_to(b, DType.i32) - cast_to(b_zero, DType.i32)
-    total = cast_to(multiplied(left, right), DType.f32)
+    zeros = (cast_to(zero, DType.i32) for zero in (_column(a_zero), b_zero))
+    left_zero, right_zero = (reshape_to(z, ()) if z.shape == (1,) else z for z in zeros)
+    total = cast_to(integer_product(call, a, left_zero, b, right_zero), DType.f32)
     factor = cast_to(_column(a_scale) * b_scale, DType.f32) / cast_to(y_scale, DType.f32)
     one: Expr = call.scalar_of(1.0, DType.f32)
     if exact_div(y_scale.type.size, 1) == 1:
@@ -103,9 +104,25 @@ def _qlinear_matmul(call: Call) -> Result:
     return _quantized(total * factor, one, reshape_to(y_zero, ()), y_zero.dtype)
 
 
+def _qlinear_conv(call: Call) -> Result:
+    """A convolution of integers, rounded once."""
+    x_scale, w_scale, y_scale, y_zero = call.x(1), call.x(4), call.x(6), call.x(7)
+    total = convolved_integers(call, call.x(0), call.x(2), call.x(3), call.x(5), call.optional(8))
+    ones = tuple(1 for _ in call.shape(3)[2:])
+    factor: Expr = reshape_to(x_scale, ()) * (
+        reshape_to(w_scale, ()) if w_scale.type.size == 1 else w_scale
+    ) / reshape_to(y_scale, ())  # fmt: skip
+    if factor.shape:
+        factor = reshape_to(factor, (*factor.shape, *ones))
+    scaled = cast_to(total, DType.f32) * factor
+    one = call.scalar_of(1.0, DType.f32)
+    return _quantized(scaled, one, reshape_to(y_zero, ()), y_zero.dtype)
+
+
 QUANTIZE: Table = {
     "DequantizeLinear": ((10, _dequantize),),
     "DynamicQuantizeLinear": ((11, _dynamic),),
+    "QLinearConv": ((10, _qlinear_conv),),
     "QLinearMatMul": ((10, _qlinear_matmul),),
     "QuantizeLinear": ((10, _quantize),),
 }

@@ -95,6 +95,28 @@ def _cumsum(call: Call) -> Result:
     )  # fmt: skip
 
 
+def _cumprod(call: Call) -> Result:
+    """Each round multiplies by what is twice as far behind (Hillis and Steele, 1986)."""
+    x = call.x()
+    axis = call.axis(call.integers(1, "axis")[0], len(x.shape))
+    size, reverse = x.shape[axis], bool(call.integer("reverse", 0))
+    if not isinstance(size, int):
+        call.fail(f"needs a known size, not {size}", hint="fix it with `shapes` or `dims`")
+
+    def shifted(x: Expr, by: int) -> Expr:
+        ones = ops.full(value=1, shape=(*x.shape[:axis], by, *x.shape[axis + 1 :]), dtype=x.dtype)
+        if reverse:
+            return ops.concat(ops.slice_(x, axis=axis, start=by, stop=size), ones, axis=axis)
+        return ops.concat(ones, ops.slice_(x, axis=axis, start=0, stop=size - by), axis=axis)
+
+    if call.integer("exclusive", 0) and size:
+        x = shifted(x, 1)
+    by = 1
+    while by < size:
+        x, by = x * shifted(x, by), 2 * by
+    return x
+
+
 def _topk(call: Call) -> Result:
     k = call.sizes(1, "number of places")[0] if call.opset >= 10 else call.integer("k")
     axis = call.axis(call.integer("axis", -1), call.rank())
@@ -136,6 +158,7 @@ def _float_mean(call: Call) -> Result:
 REDUCE: Table = {
     "ArgMax": ((1, _extreme(ops.argmax)),),
     "ArgMin": ((1, _extreme(ops.argmin)),),
+    "CumProd": ((26, _cumprod),),
     "CumSum": ((11, _cumsum),),
     "GlobalAveragePool": ((1, _global(ops.reduce_mean)),),
     "GlobalMaxPool": ((1, _global(ops.reduce_max)),),

@@ -219,6 +219,8 @@ def _check_budget(call: Call, x: Expr, low: list[int], high: list[int]) -> None:
 def _mirrored(call: Call, x: Expr, axis: int, low: int, high: int, mode: str) -> Expr:
     """Padding with elements of the axis itself, as a gather of known places."""
     size = x.shape[axis]
+    if isinstance(size, DimExpr) and min(low, high) >= 0:
+        return _mirrored_open(call, x, axis, low, high, mode)
     if not isinstance(size, int) or size < 1:
         call.fail(f"padding by `{mode}` needs a known size, not {size}", hint="fix it with `dims`")
     if max(low, high) > 1 << 16:
@@ -235,6 +237,32 @@ def _mirrored(call: Call, x: Expr, axis: int, low: int, high: int, mode: str) ->
     else:
         call.fail(f"padding by `{mode}` is not supported", hint="constant, edge, reflect or wrap")
     return ops.gather(x, call.constant(places.astype(np.int64)), axis=axis)
+
+
+def _mirrored_open(call: Call, x: Expr, axis: int, low: int, high: int, mode: str) -> Expr:
+    """The same of an axis whose size is open, but enough for what is repeated: slices beside it."""
+    size = x.shape[axis]
+    least = {"edge": 1, "reflect": max(low, high) + 1, "wrap": max(low, high, 1)}.get(mode)
+    if least is None:
+        call.fail(f"padding by `{mode}` is not supported", hint="constant, edge, reflect or wrap")
+    _bound(call, size, least)
+
+    def part(start: Dim, stop: Dim, step: int) -> Expr:
+        return ops.slice_(x, axis=axis, start=start, stop=stop, step=step)
+
+    def edge(place: Dim, count: int) -> Expr:
+        shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+        return expand_to(part(place, place + 1, 1), shape)
+
+    match mode:
+        case "edge":
+            before, after = edge(0, low), edge(size - 1, high)
+        case "wrap":
+            before, after = part(size - low, size, 1), part(0, high, 1)
+        case _:
+            before, after = part(low, 0, -1), part(size - 2, size - 2 - high, -1)
+    parts = [before] * bool(low) + [x] + [after] * bool(high)
+    return ops.concat(*parts, axis=axis)
 
 
 SLICING: Table = {

@@ -78,3 +78,28 @@ def test_samples(name: str) -> None:
     feeds = feeds_of(graph, 2, 9)
     compare(evaluate(graph, feeds), session(path).run(None, feeds), 1e-4)
     assert counts(graph)["dim_value"] == 0
+
+
+IMAGES = {
+    "ocr-detector": ({}, [(1, 32, 32), (2, 64, 32)]),
+    "ocr-recogniser": ({}, [(1, 48, 33), (2, 48, 64)]),
+    "ocr-classifier": ({"x_2": 48, "x_3": 192}, [(1, 48, 192), (3, 48, 192)]),
+}
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", list(IMAGES))
+def test_images(name: str) -> None:
+    try:
+        path = locate(name)
+    except SampleMissing as error:
+        pytest.skip(str(error))
+    dims, sizes = IMAGES[name]
+    graph = import_model(path, dims=dims)
+    generator = np.random.default_rng(0)
+    for batch, height, width in sizes:
+        x = generator.uniform(-1, 1, (batch, 3, height, width)).astype(np.float32)
+        compare(evaluate(graph, {"x": x}), session(path).run(None, {"x": x}), 1e-4)
+    if name == "ocr-detector":
+        assert "32*" in str(graph.inputs[0].type), "it halves images five times"
+        assert not counts(graph)["gather"], "doubling moves elements, and computes no index"

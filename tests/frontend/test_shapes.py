@@ -10,7 +10,7 @@ from tunesmith.frontend import import_model
 from tunesmith.ir.diagnostics import FrontendError
 from tunesmith.ir.dims import Dim
 
-from .models import BOOL, F32, I64, Array, check, counts, model, node
+from .models import F32, I64, Array, check, counts, model, node
 
 X = np.arange(2 * 3 * 8, dtype=np.float32).reshape(2, 3, 8)
 
@@ -172,18 +172,6 @@ def test_if_takes_the_branch_that_sizes_decide() -> None:
         3, eight=np.array(8),
     )  # fmt: skip
     assert counts(check(proto, {"x": X - 9})) == {"relu": 1}
-
-
-def test_if_on_data_is_refused() -> None:
-    inner = helper.make_graph(
-        [node("Relu", ["x"], ["t"])], "t", [], [helper.make_tensor_value_info("t", F32, [2])]
-    )
-    proto = of_type(
-        model([node("If", ["c"], ["y"], name="choice", then_branch=inner, else_branch=inner)],
-              {"x": (F32, [2]), "c": (BOOL, [])}, ["y"]), y=(F32, 1),
-    )  # fmt: skip
-    with pytest.raises(FrontendError, match=r"choice.*depends on data"):
-        import_model(proto)
 
 
 # Facts that a model implies.
