@@ -1,0 +1,210 @@
+"""The engines that the suite runs over, each with one thread: ours, ONNX Runtime, TVM's importer."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Protocol
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+from tests.conformance.suite import Array, Value
+
+__all__ = ["ENGINES", "Engine", "Refused", "one_line"]
+
+Run = Callable[[Sequence[Value]], list[Value]]
+Stages = MutableMapping[str, float]
+
+
+class Refused(Exception):
+    """The engine does not take the model, and says so before anything runs."""
+
+
+class Engine(Protocol):
+    """What turns a model into a function."""
+
+    @property
+    def title(self) -> str:
+        """How the engine is called in the table, with its version."""
+        ...
+
+    def warm(self) -> None:
+        """Load in the parent all that every child needs; must not start threads."""
+        ...
+
+    def prepare(self, model: ModelProto, stages: Stages) -> Run:
+        """Compile; `stages` takes the seconds of each stage. `Refused` if it does not."""
+        ...
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, without its line ends and in a length that a table takes."""
+    return " ".join(str(error).split())[:300]
+
+
+def fed(model: ModelProto) -> list[str]:
+    """The inputs that a case gives values for: those without an initializer."""
+    fixed = {tensor.name for tensor in model.graph.initializer}
+    return [value.name for value in model.graph.input if value.name not in fixed]
+
+
+@dataclass
+class Tunesmith:
+    """Our own: the driver as users call it, without its check beside ONNX Runtime."""
+
+    preset: str = "O2"
+
+    @property
+    def title(self) -> str:
+        """The package and its version."""
+        from tunesmith import __version__
+
+        return f"tunesmith {__version__}, {self.preset}"
+
+    def warm(self) -> None:
+        """Compile one node: imports, LLVM's start and digests of sources are then done."""
+        model = helper.make_model(
+            helper.make_graph(
+                [helper.make_node("Relu", ["x"], ["y"])], "warm",
+                [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+                [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+            ),
+            opset_imports=[helper.make_opsetid("", 20)], ir_version=10,
+        )  # fmt: skip
+        import tunesmith.runtime
+
+        del tunesmith
+        self.prepare(model, {}, load=False)
+
+    def prepare(self, model: ModelProto, stages: Stages, *, load: bool = True) -> Run:
+        """Compile for one thread of this machine."""
+        from tunesmith import runtime
+        from tunesmith.driver import compile_model
+        from tunesmith.ir.diagnostics import FrontendError, UnsupportedOp, UnsupportedTarget
+
+        try:
+            artifact = compile_model(model, preset=self.preset, threads=1)
+        except UnsupportedOp as error:
+            raise Refused(_missing(error.message)) from error
+        except (FrontendError, UnsupportedTarget) as error:
+            operator = re.search(r"\((\w+)\)$|^operator `(\w+)`$", error.where or "")
+            where = next(filter(None, operator.groups()), "") if operator else ""
+            text = f"`{where}`: {error.message}" if where else error.message
+            raise Refused(" ".join(text.split())[:300]) from error
+        told = artifact.manifest.report["seconds"]
+        assert isinstance(told, dict)
+        stages.update({name: float(str(value)) for name, value in told.items()})
+        if not load:
+            return lambda given: []
+        start = time.perf_counter()
+        executable = runtime.load(artifact, threads=1)
+        stages["load"] = time.perf_counter() - start
+        names = fed(model)
+
+        def run(given: Sequence[Value]) -> list[Value]:
+            feeds: dict[str, Array] = {}
+            for name, value in zip(names, given, strict=False):
+                assert isinstance(value, np.ndarray), "only tensors are imported"
+                feeds[name] = value
+            return [*executable.run(feeds).values()]
+
+        return run
+
+
+def _missing(message: str) -> str:
+    """The operators in the table of an `UnsupportedOp`."""
+    rows = [line.split() for line in message.splitlines()[2:]]
+    found = [f"`{row[0]}`" if row[1] == "ai.onnx" else f"`{row[1]}.{row[0]}`" for row in rows]
+    return "no import rule: " + ", ".join(found)
+
+
+@dataclass
+class OnnxRuntime:
+    """ONNX Runtime on the CPU; by default it refuses opsets that are not released yet."""
+
+    unreleased: bool = False
+
+    @property
+    def title(self) -> str:
+        """The package and its version."""
+        also = ", unreleased opsets allowed" if self.unreleased else ""
+        return f"ONNX Runtime {metadata.version('onnxruntime')}{also}"
+
+    def warm(self) -> None:
+        """Load the library; a session would start threads."""
+        os.environ["ALLOW_RELEASED_ONNX_OPSET_ONLY"] = "0" if self.unreleased else "1"
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(4)
+
+    def prepare(self, model: ModelProto, stages: Stages) -> Run:
+        """Make a session."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base but this one
+            raise Refused(one_line(error)) from error
+        names = fed(model)
+        return lambda given: session.run(None, dict(zip(names, given, strict=False)))  # type: ignore[no-any-return]  # untyped
+
+
+@dataclass
+class TvmImporter:
+    """TVM as it comes: its ONNX importer and its default pipeline."""
+
+    target: dict[str, object] = field(default_factory=lambda: {"kind": "llvm", "num-cores": 1})
+
+    @property
+    def title(self) -> str:
+        """The package and its version."""
+        return f"TVM {metadata.version('apache-tvm')}, its own importer"
+
+    def warm(self) -> None:
+        """Load the library, without torch, which `tvm_ffi` would load if it could."""
+        os.environ.setdefault("TVM_NUM_THREADS", "1")
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # makes imports fail
+        import tvm.relax.frontend.onnx
+
+        del tvm
+
+    def prepare(self, model: ModelProto, stages: Stages) -> Run:
+        """Import and build."""
+        import tvm
+        from tvm import relax
+        from tvm.relax.frontend.onnx import from_onnx
+
+        try:
+            module = from_onnx(model, keep_params_in_input=False)
+            built = tvm.compile(module, target=tvm.target.Target(self.target))
+        except Exception as error:  # of any kind
+            raise Refused(one_line(error)) from error
+        machine = relax.VirtualMachine(built, tvm.cpu())
+
+        def run(given: Sequence[Value]) -> list[Value]:
+            tensors = [tvm.runtime.tensor(np.asarray(value)) for value in given]
+            found = machine["main"](*tensors)
+            several = not hasattr(found, "numpy")
+            return [item.numpy() for item in found] if several else [found.numpy()]
+
+        return run
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "tunesmith": Tunesmith,
+    "tunesmith-O0": lambda: Tunesmith("O0"),
+    "onnxruntime": OnnxRuntime,
+    "onnxruntime-unreleased": lambda: OnnxRuntime(unreleased=True),
+    "tvm": TvmImporter,
+}
