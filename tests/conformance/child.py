@@ -6,6 +6,7 @@ a line it has crashed, and after the deadline it is killed.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import selectors
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from tests.conformance.engines import Engine, Refused, one_line
 from tests.conformance.judge import judge
 from tests.conformance.records import Row
-from tests.conformance.suite import Case
+from tests.conformance.suite import Case, as_value
 from tunesmith.runtime.processes import die_with_parent
 
 __all__ = ["DEADLINE", "run_case", "run_cases"]
@@ -113,6 +114,7 @@ def _fork(
             os.setpgid(0, 0)
             die_with_parent()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            faulthandler.disable()  # a crash is a result, and its traceback is nobody's
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             nowhere = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
@@ -144,7 +146,7 @@ def run_case(case: Case, engine: Engine) -> Row:
     for given, wanted in case.data_sets():
         start = time.perf_counter()
         try:
-            outputs = run(given)
+            outputs = [as_value(item) for item in run(given)]
         except Exception as error:  # as above
             reason = f"{type(error).__name__}: {one_line(error)}"
             return Row(case.name, "error", reason, stages=stages)

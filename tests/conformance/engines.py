@@ -1,4 +1,4 @@
-"""The engines that the suite runs over, each with one thread: ours, ONNX Runtime, TVM's importer."""
+"""The engines that the suite runs over, one thread each: ours, ONNX Runtime, TVM's importer."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class OnnxRuntime:
         except Exception as error:  # its exceptions share no base but this one
             raise Refused(one_line(error)) from error
         names = fed(model)
-        return lambda given: session.run(None, dict(zip(names, given, strict=False)))  # type: ignore[no-any-return]  # untyped
+        return lambda given: session.run(None, dict(zip(names, given, strict=False)))
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """What became of a case, and what is known about the cases that do not pass.
 
-`known.txt` is a list of groups: a line `== column: reason`, then the names of its cases. A case that
-is not listed must pass, and one that is listed must end as its group says: also a pass that nobody
-expects is a fault, of the list.
+`known.txt` is a list of groups: a line `== column: reason`, then the names of its cases. A case
+that is not listed must pass, and one that is listed must end as its group says: a pass that nobody
+expects is a fault too, of the list.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def write_known(known: Mapping[str, Known], path: Path = KNOWN) -> None:
     for name, why in known.items():
         groups[why].append(name)
     lines = ["# Cases that do not pass, and why; `make conformance UPDATE=1` writes it anew."]
-    for why in sorted(
-        groups, key=lambda g: (-COLUMNS.index(g.column), -len(groups[g]), g.reason)
-    ):
+    for why in sorted(groups, key=lambda g: (-COLUMNS.index(g.column), -len(groups[g]), g.reason)):
         lines += ["", f"== {why.column}: {why.reason}", *sorted(groups[why])]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

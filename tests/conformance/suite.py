@@ -16,10 +16,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import (
+    ModelProto,
+    OptionalProto,
+    SequenceProto,
+    TensorProto,
+    TypeProto,
+    load,
+    numpy_helper,
+)
 
-from onnx import ModelProto, OptionalProto, SequenceProto, TensorProto, TypeProto, load, numpy_helper
-
-__all__ = ["Case", "DataSet", "Listed", "Value", "collect", "listed", "measure_core", "names"]
+__all__ = [
+    "Array", "Case", "DataSet", "Listed", "Value", "as_value", "collect", "listed", "measure_core",
+    "names",
+]  # fmt: skip
 
 Array = NDArray[np.generic]
 Value = Array | list["Value"] | None  # a tensor, a sequence, or an optional that is absent
@@ -112,17 +122,17 @@ def _node_data(data_sets: Sequence[tuple[Sequence[object], Sequence[object]]]) -
     [], Sequence[DataSet]
 ]:  # fmt: skip
     def read() -> Sequence[DataSet]:
-        return [([*map(_value, given)], [*map(_value, wanted)]) for given, wanted in data_sets]
+        return [([*map(as_value, given)], [*map(as_value, wanted)]) for given, wanted in data_sets]
 
     return read
 
 
-def _value(item: object) -> Value:
+def as_value(item: object) -> Value:
     """A value as an array: some cases hold NumPy's scalars, and some ONNX's tensors."""
     if item is None:
         return None
     if isinstance(item, list | tuple):
-        return [_value(inner) for inner in item]
+        return [as_value(inner) for inner in item]
     if isinstance(item, TensorProto):
         item = numpy_helper.to_array(item)
     return np.asarray(item, order="C")  # `ascontiguousarray` would give a scalar an axis
@@ -164,11 +174,11 @@ def _files(folder: Path, stem: str, types: Sequence[TypeProto]) -> Iterator[Valu
     for number in range(len(list(folder.glob(f"{stem}_*.pb")))):
         data = (folder / f"{stem}_{number}.pb").read_bytes()
         if types[number].HasField("sequence_type"):
-            yield _value(numpy_helper.to_list(SequenceProto.FromString(data)))
+            yield as_value(numpy_helper.to_list(SequenceProto.FromString(data)))
         elif types[number].HasField("optional_type"):
-            yield _value(numpy_helper.to_optional(OptionalProto.FromString(data)))
+            yield as_value(numpy_helper.to_optional(OptionalProto.FromString(data)))
         else:
-            yield _value(TensorProto.FromString(data))
+            yield as_value(TensorProto.FromString(data))
 
 
 def measure_core(model: ModelProto) -> bool:
