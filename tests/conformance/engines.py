@@ -80,7 +80,14 @@ class Tunesmith:
         import tunesmith.runtime
 
         del tunesmith
-        self.prepare(model, {}, load=False)
+        chosen = os.environ.get("TUNESMITH_CACHE")
+        os.environ["TUNESMITH_CACHE"] = "off"  # a kept kernel would leave LLVM for every child
+        try:
+            self.prepare(model, {}, load=False)
+        finally:
+            del os.environ["TUNESMITH_CACHE"]
+            if chosen is not None:
+                os.environ["TUNESMITH_CACHE"] = chosen
 
     def prepare(self, model: ModelProto, stages: Stages, *, load: bool = True) -> Run:
         """Compile for one thread of this machine."""
