@@ -22,7 +22,7 @@ class Limits:
     content: int = 1024  # elements of a constant that import works out: nothing larger is folded
     padding: int = 1 << 40  # elements added to one axis
     facts: int = 64  # sizes found equal, or bounded, by the model itself
-    opsets: tuple[int, int] = (7, 28)
+    opsets: tuple[int, int] = (1, 28)
 
 
 LIMITS = Limits()

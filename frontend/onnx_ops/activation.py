@@ -56,6 +56,14 @@ def _prelu(call: Call) -> Result:
     return ops.where(ops.less(x, 0), x * slope, x)
 
 
+def _prelu_by_channel(call: Call) -> Result:
+    x, slope = call.x(0), call.x(1)
+    if slope.shape in ((), (1,)) or len(x.shape) < 2:
+        return _prelu(call)
+    slope = reshape_to(slope, (*slope.shape, *(1 for _ in x.shape[2:])))
+    return ops.where(ops.less(x, 0), x * slope, x)
+
+
 def _thresholded(call: Call) -> Result:
     x = call.x()
     return ops.where(ops.greater(x, call.number("alpha", 1.0)), x, 0.0)
@@ -151,9 +159,9 @@ ACTIVATION: Table = {
     "LeakyRelu": ((1, _leaky),),
     "LogSoftmax": _softmax(ops.log_softmax),
     "Mish": ((18, _by(lambda x: x * ops.tanh(softplus(x)))),),
-    "PRelu": ((7, _prelu),),
+    "PRelu": ((1, _prelu_by_channel), (7, _prelu)),
     "Relu": ((1, _by(lambda x: ops.relu(x))),),
-    "Selu": ((1, _selu),),
+    "Selu": ((6, _selu),),
     "Shrink": ((9, _shrink),),
     "Sigmoid": ((1, _by(lambda x: ops.sigmoid(x))),),
     "Softmax": _softmax(ops.softmax),

@@ -138,7 +138,7 @@ def _pair(x: Expr, a: str, y: Expr, b: str, later: set[str]) -> tuple[Expr, str]
 
 LINEAR: Table = {
     "Einsum": ((12, _einsum),),
-    "Gemm": ((7, _gemm),),
+    "Gemm": ((1, _gemm),),
     "MatMul": ((1, _matmul),),
     "MatMulInteger": ((10, _matmul_integer),),
 }
