@@ -147,6 +147,8 @@ def run_case(case: Case, engine: Engine) -> Row:
         start = time.perf_counter()
         try:
             outputs = [as_value(item) for item in run(given)]
+        except Refused as error:  # of an engine that compiles when it first runs
+            return Row(case.name, "unsupported", str(error), stages=stages)
         except Exception as error:  # as above
             reason = f"{type(error).__name__}: {one_line(error)}"
             return Row(case.name, "error", reason, stages=stages)
