@@ -128,8 +128,8 @@ class Tunesmith:
 class Fixed:
     """Ours, with the values of operands that decide sizes known when it compiles.
 
-    The suite feeds axes, sizes and places as inputs, which models hold as constants. Where we refuse
-    for that reason, all inputs after the first become constants, or all if that is not enough.
+    The suite feeds axes, sizes and places as inputs; models hold them as constants. Where we
+    refuse for that reason, all inputs after the first become constants, or all if need be.
     """
 
     inner: Tunesmith = field(default_factory=Tunesmith)
