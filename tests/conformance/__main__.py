@@ -79,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wrong.append("only a run of every case writes the tables")
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)
+    if wrong:
+        print(f"hint: `--update` writes {KNOWN.name} as the run found it; read the difference",
+              file=sys.stderr)  # fmt: skip
     return 1 if wrong else 0
 
 

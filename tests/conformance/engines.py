@@ -59,13 +59,15 @@ class Tunesmith:
     """Our own: the driver as users call it, without its check beside ONNX Runtime."""
 
     preset: str = "O2"
+    target: str = "host"
 
     @property
     def title(self) -> str:
         """The package and its version."""
         from tunesmith import __version__
 
-        return f"tunesmith {__version__}, {self.preset}"
+        where = "" if self.target == "host" else f", {self.target}"
+        return f"tunesmith {__version__}, {self.preset}{where}"
 
     def warm(self) -> None:
         """Compile one node: imports, LLVM's start and digests of sources are then done."""
@@ -96,7 +98,7 @@ class Tunesmith:
         from tunesmith.ir.diagnostics import FrontendError, UnsupportedOp, UnsupportedTarget
 
         try:
-            artifact = compile_model(model, preset=self.preset, threads=1)
+            artifact = compile_model(model, target=self.target, preset=self.preset, threads=1)
         except UnsupportedOp as error:
             raise Refused(_missing(error.message)) from error
         except (FrontendError, UnsupportedTarget) as error:
@@ -266,6 +268,8 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "tunesmith": Tunesmith,
     "tunesmith-fixed": Fixed,
     "tunesmith-O0": lambda: Tunesmith("O0"),
+    "tunesmith-v2": lambda: Tunesmith(target="x86-64-v2"),
+    "tunesmith-v3": lambda: Tunesmith(target="x86-64-v3"),
     "onnxruntime": OnnxRuntime,
     "onnxruntime-unreleased": lambda: OnnxRuntime(unreleased=True),
     "tvm": TvmImporter,
