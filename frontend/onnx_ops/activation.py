@@ -22,8 +22,15 @@ def _by(function: Callable[[Expr], Expr]) -> Rule:
 
 
 def softplus(x: Expr) -> Expr:
-    """`log(1 + exp(x))` without overflow."""
-    return ops.maximum(x, 0) + ops.log(ops.exp(-ops.abs_(x)) + 1.0)
+    """`log(1 + exp(x))` without overflow, and exact for numbers far below zero too.
+
+    There `1 + exp(x)` rounds to 1: with s = e / (2 + e), `log(1 + e)` is 2 (s + s³/3 + s⁵/5 + …).
+    """
+    e = ops.exp(-ops.abs_(x))
+    s = e / (e + 2.0)
+    q = s * s
+    series = s * ((((q / 7.0 + 0.2) * q + 1 / 3) * q + 1.0) * 2.0)
+    return ops.maximum(x, 0) + ops.where(ops.less(e, 0.125), series, ops.log(e + 1.0))
 
 
 def _hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
