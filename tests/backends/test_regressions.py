@@ -231,3 +231,18 @@ def test_attention_of_narrow_floats_is_rounded_once(narrow: str) -> None:
     want = weights / weights.sum(-1, keepdims=True) @ v
     unit = {"f16": 2.0**-11, "bf16": 2.0**-8}[narrow]  # half a unit in the last place
     np.testing.assert_allclose(got, want, rtol=1.01 * unit, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- great numbers
+
+
+@pytest.mark.parametrize("length", [4, 17, 100])
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e6])
+def test_log_softmax_of_great_numbers(length: int, offset: float) -> None:
+    """The logarithm was added to the peak first, and lost all bits below those of the peak."""
+    graph = one("%x: f32[3, S]", "%y = log_softmax(%x)")
+    steps = np.random.default_rng(length).integers(-8, 8, (3, length)) / 2  # exact at any offset
+    (got,) = build(graph).run({"x": (steps + offset).astype(np.float32)})
+    shifted = steps - steps.max(-1, keepdims=True)
+    want = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
