@@ -18,6 +18,11 @@ PACKAGES = ("onnx", "numpy", "apache-tvm", "apache-tvm-ffi", "onnxruntime")
 OURS = "tunesmith"
 FARTHEST = 10  # cases that are shown with their distance
 
+_HEAD = """\
+Written by `make conformance`; every case is in `conformance.json`, and why a case does not pass
+stands in `tests/conformance/known.txt`. A run that ends otherwise than that list says, also by a
+pass, fails."""
+
 _METHOD = """\
 The suite is the one inside the Python package `onnx`: node cases and the models of the kinds
 `simple`, `pytorch-operator` and `pytorch-converted`, each counted once, for the CPU. `core` are the
@@ -27,7 +32,11 @@ operators are all in the standard domain, and whose opset is 23 or less; the lis
 element types are equal, and all elements are close: rtol 1e-3 and atol 1e-7, the suite's own;
 bfloat16 is widened to rtol 2^-6. NaN equals NaN, and text is exact. Each case runs in a forked
 child with a deadline of 60 s, the engine on one thread. `unsupported` was refused by name before
-anything ran; `error` was accepted and failed then."""
+anything ran; `error` was accepted and failed then.
+
+The suite feeds axes, sizes and places as inputs, which models hold as constants. `operands that
+decide sizes fixed` is a row of its own: where we refuse a case for that, and only there, its inputs
+after the first (or all) are initializers when it is compiled."""
 
 
 class _Engine(TypedDict):
@@ -81,16 +90,14 @@ def render(
     ours = engines[OURS]["rows"]
     parts = [
         "# ONNX conformance",
-        "Written by `make conformance`; every case is in `conformance.json`, and why a case does "
-        "not pass stands in `tests/conformance/known.txt`. A run that ends otherwise than that "
-        "list says, also by a pass, fails.",
+        _HEAD,
         "\n".join(_table(engines)),
         "## What is refused",
         "\n".join(_refused(ours)),
         "## What else does not pass",
         "\n".join(_failures(known)),
         "## Distances",
-        f"The {FARTHEST} cases that pass with the most units in the last place (ULP) between an "
+        f"The {FARTHEST} cases that pass with the most units in the last place (ULP) between an\n"
         "element and the expected one; elements of a size below atol do not count.",
         "\n".join(_farthest(ours)),
         "## How it is counted",
