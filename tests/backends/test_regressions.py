@@ -230,7 +230,7 @@ def test_attention_of_narrow_floats_is_rounded_once(narrow: str) -> None:
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     want = weights / weights.sum(-1, keepdims=True) @ v
     unit = {"f16": 2.0**-11, "bf16": 2.0**-8}[narrow]  # half a unit in the last place
-    np.testing.assert_allclose(got, want, rtol=1.01 * unit, atol=1e-6)
+    np.testing.assert_allclose(got.astype(np.float64), want, rtol=1.01 * unit, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------- great numbers
@@ -245,4 +245,4 @@ def test_log_softmax_of_great_numbers(length: int, offset: float) -> None:
     (got,) = build(graph).run({"x": (steps + offset).astype(np.float32)})
     shifted = steps - steps.max(-1, keepdims=True)
     want = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(got.astype(np.float64), want, rtol=1e-6, atol=1e-7)
