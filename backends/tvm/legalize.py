@@ -102,7 +102,10 @@ def legalize(graph: Graph) -> bool:
 
 
 def _is_narrow(node: Node) -> bool:
-    return any(v.type.dtype in _NARROW for v in node.present_operands)
+    """Whether the meaning of an attention is computed in f32: no mask is added in f16 or bf16."""
+    mask = node.operands[3] if len(node.operands) > 3 else None
+    added = mask is not None and mask.type.dtype is not DType.bool
+    return not added and node.present_operands[0].type.dtype in _NARROW
 
 
 def _widen(node: Node, rewriter: Rewriter) -> None:

@@ -210,14 +210,14 @@ def test_attention_of_narrow_floats_is_rounded_once(narrow: str) -> None:
     """Scores and weights that were rounded as well were two units off, with a slower kernel."""
     body = (
         f"%a = cast(%q) {{dtype = {narrow}}} %b = cast(%k) {{dtype = {narrow}}} "
-        f"%c = cast(%v) {{dtype = {narrow}}} %m = cast(%p) {{dtype = {narrow}}} "
-        "%y = attention(%a, %b, %c, %m) {scale = 0.35} %z = cast(%y) {dtype = f32}"
+        f"%c = cast(%v) {{dtype = {narrow}}} "
+        "%y = attention(%a, %b, %c) {scale = 0.35} %z = cast(%y) {dtype = f32}"
     )
-    inputs = "%q: f32[2, 3, T, 8], %k: f32[2, 3, S, 8], %v: f32[2, 3, S, 8], %p: f32[T, S]"
+    inputs = "%q: f32[2, 3, T, 8], %k: f32[2, 3, S, 8], %v: f32[2, 3, S, 8]"
     graph = one(inputs, body, "%z")
     rng = np.random.default_rng(0)
     kind = DType(narrow).numpy
-    shapes = {"q": (2, 3, 5, 8), "k": (2, 3, 33, 8), "v": (2, 3, 33, 8), "p": (5, 33)}
+    shapes = {"q": (2, 3, 5, 8), "k": (2, 3, 33, 8), "v": (2, 3, 33, 8)}
     feeds = {
         name: rng.uniform(-1, 1, shape).astype(kind).astype(np.float32)
         for name, shape in shapes.items()
@@ -225,8 +225,8 @@ def test_attention_of_narrow_floats_is_rounded_once(narrow: str) -> None:
     built = build(graph)
     assert "attention" in built.kinds
     (got,) = built.run(feeds)
-    q, k, v, p = (feeds[name].astype(np.float64) for name in "qkvp")
-    scores = q @ k.swapaxes(-1, -2) * 0.35 + p
+    q, k, v = (feeds[name].astype(np.float64) for name in "qkv")
+    scores = q @ k.swapaxes(-1, -2) * 0.35
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     want = weights / weights.sum(-1, keepdims=True) @ v
     unit = {"f16": 2.0**-11, "bf16": 2.0**-8}[narrow]  # half a unit in the last place
