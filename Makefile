@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constr
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit figures board format clean
+.PHONY: help demo test lint types unit figures board conformance format clean
 
 help:
 	@echo "make demo    compile, verify and time a real model"
@@ -14,6 +14,7 @@ help:
 	@echo "make figures every figure of docs/spine.md; wants an idle machine"
 	@echo "make board   every engine on every model, and what our kernels reach, into docs/board;"
 	@echo "             wants an idle machine"
+	@echo "make conformance  ONNX's backend suite over us and ONNX Runtime, into docs"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -59,6 +60,12 @@ unit: $(VENV)/.test
 
 figures: $(VENV)/.test
 	$(BIN)/python -m benchmarks.spine
+
+# `make conformance UPDATE=1` also writes anew which cases are known not to pass.
+ENGINES ?= tunesmith,onnxruntime,onnxruntime-unreleased
+conformance: $(VENV)/.test
+	$(BIN)/python -m tests.conformance --engines $(ENGINES) --jobs $(JOBS) --write \
+	  $(if $(UPDATE),--update)
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-build-isolation -e '.[demo,peers]'

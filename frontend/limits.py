@@ -23,7 +23,7 @@ class Limits:
     padding: int = 1 << 40  # elements added to one axis
     facts: int = 64  # sizes found equal, or bounded, by the model itself
     steps: int = 1024  # of a loop or a recurrent layer that is unrolled
-    opsets: tuple[int, int] = (7, 28)
+    opsets: tuple[int, int] = (1, 28)
 
 
 LIMITS = Limits()

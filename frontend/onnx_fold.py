@@ -26,6 +26,8 @@ def fold(call: Call) -> Tensor | None:
     rule = FOLDS.get(call.operator) if call.domain == "" else None
     if rule is None or not call.inputs or len(call.outputs) > 1:
         return None
+    if call.opset < 7 and "broadcast" in call.attributes:
+        return None
     operands = [None if x is None else x.content for x in call.inputs]
     if any(c is None and x is not None for c, x in zip(operands, call.inputs, strict=True)):
         return None
@@ -161,6 +163,8 @@ def _unsqueeze(call: Call, operands: list[Content]) -> tuple[Content, DType]:
 
 
 def _reshape(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
+    if call.opset < 5:
+        return None
     data, wanted = operands
     shape = _numbers(wanted).tolist()
     if not call.integer("allowzero", 0):

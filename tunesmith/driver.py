@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.frontend import import_model
+from tunesmith.ir.diagnostics import FrontendError
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Node, Value
 from tunesmith.ir.work import flops
@@ -21,7 +22,14 @@ from tunesmith.passes.pipeline import Pipeline
 from tunesmith.presets import PRESETS
 from tunesmith.random_inputs import index_bounds
 from tunesmith.runtime.artifact import Artifact
-from tunesmith.runtime.manifest import Json, Manifest, SymbolSpec, TargetSpec, TensorSpec
+from tunesmith.runtime.manifest import (
+    DTYPES,
+    Json,
+    Manifest,
+    SymbolSpec,
+    TargetSpec,
+    TensorSpec,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -100,6 +108,7 @@ def compile_model(
     where = find_target(target, threads)
     with clock.stage("import"):
         graph = import_model(source, shapes=shapes, dims=dims)
+        _check_elements(graph)
         before = len(graph)
         oracle = source
         if verify and (isinstance(source, Graph) or Path(str(source)).suffix == ".nir"):
@@ -154,6 +163,19 @@ def compile_model(
     report: dict[str, Json] = {**manifest.report, "seconds": {**clock.seconds}}
     artifact.manifest = replace(manifest, tolerance=tolerance, report=report)
     return artifact
+
+
+def _check_elements(graph: Graph) -> None:
+    """Refuse what no executable can take or give, before anything is built."""
+    ends = [("input", value.name, value) for value in graph.inputs]
+    ends += [("output", *end) for end in zip(graph.output_names, graph.outputs, strict=True)]
+    for what, name, value in ends:
+        if value.type.dtype.numpy.name not in DTYPES:
+            raise FrontendError(
+                f"an {what} of {value.type.dtype} is not supported yet",
+                where=f"{what} `{name}`",
+                hint=f"cast it inside the model; possible are {', '.join(DTYPES)}",
+            )
 
 
 def _interface(

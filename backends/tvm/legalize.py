@@ -12,6 +12,7 @@ from tunesmith.ir.types import DType
 __all__ = ["ROW_REDUCTIONS", "has_kernel", "has_windows", "is_row_operator", "legalize"]
 
 ROW_REDUCTIONS = frozenset({"reduce_sum", "reduce_mean", "reduce_max", "reduce_min"})
+_NARROW = (DType.f16, DType.bf16)
 _ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm"})
 
 
@@ -87,6 +88,8 @@ def legalize(graph: Graph) -> bool:
                 builder = rewriter.before(node)
                 (value,) = builder.emit_values(OPS["linear"], node.operands, {})
                 rewriter.replace_node(node, [value])
+            elif node.op.name == "attention" and _is_narrow(node):
+                _widen(node, rewriter)
             elif node.op.is_composite and not has_kernel(node):
                 builder = rewriter.before(node)
                 types = [v.type if v is not None else None for v in node.operands]
@@ -96,6 +99,30 @@ def legalize(graph: Graph) -> bool:
     _turn_masks(graph, rewriter)
     _copy_outputs(graph, rewriter)
     return rewriter.changed
+
+
+def _is_narrow(node: Node) -> bool:
+    """Whether the meaning of an attention is computed in f32: no mask is added in f16 or bf16."""
+    mask = node.operands[3] if len(node.operands) > 3 else None
+    added = mask is not None and mask.type.dtype is not DType.bool
+    return not added and node.present_operands[0].type.dtype in _NARROW
+
+
+def _widen(node: Node, rewriter: Rewriter) -> None:
+    """Compute a node of f16 or bf16 in f32, and round its result once.
+
+    Scores and weights that are rounded on the way cost more bits than a sum of many terms does.
+    """
+    builder = rewriter.before(node)
+
+    def wide(value: Value | None) -> Value | None:
+        if value is None or value.type.dtype not in _NARROW:
+            return value
+        return builder.emit_values(OPS["cast"], [value], {"dtype": DType.f32})[0]
+
+    (y,) = builder.emit_values(node.op, [wide(v) for v in node.operands], node.attributes)
+    (y,) = builder.emit_values(OPS["cast"], [y], {"dtype": node.result.type.dtype})
+    rewriter.replace_node(node, [y])
 
 
 def _turn_masks(graph: Graph, rewriter: Rewriter) -> None:

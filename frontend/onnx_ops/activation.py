@@ -22,8 +22,15 @@ def _by(function: Callable[[Expr], Expr]) -> Rule:
 
 
 def softplus(x: Expr) -> Expr:
-    """`log(1 + exp(x))` without overflow."""
-    return ops.maximum(x, 0) + ops.log(ops.exp(-ops.abs_(x)) + 1.0)
+    """`log(1 + exp(x))` without overflow, and exact for numbers far below zero too.
+
+    There `1 + exp(x)` rounds to 1: with s = e / (2 + e), `log(1 + e)` is 2 (s + s³/3 + s⁵/5 + …).
+    """
+    e = ops.exp(-ops.abs_(x))
+    s = e / (e + 2.0)
+    q = s * s
+    series = s * ((((q / 7.0 + 0.2) * q + 1 / 3) * q + 1.0) * 2.0)
+    return ops.maximum(x, 0) + ops.where(ops.less(e, 0.125), series, ops.log(e + 1.0))
 
 
 def _hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
@@ -53,6 +60,14 @@ def _leaky(call: Call) -> Result:
 
 def _prelu(call: Call) -> Result:
     x, slope = call.x(0), call.x(1)
+    return ops.where(ops.less(x, 0), x * slope, x)
+
+
+def _prelu_by_channel(call: Call) -> Result:
+    x, slope = call.x(0), call.x(1)
+    if slope.shape in ((), (1,)) or len(x.shape) < 2:
+        return _prelu(call)
+    slope = reshape_to(slope, (*slope.shape, *(1 for _ in x.shape[2:])))
     return ops.where(ops.less(x, 0), x * slope, x)
 
 
@@ -151,9 +166,9 @@ ACTIVATION: Table = {
     "LeakyRelu": ((1, _leaky),),
     "LogSoftmax": _softmax(ops.log_softmax),
     "Mish": ((18, _by(lambda x: x * ops.tanh(softplus(x)))),),
-    "PRelu": ((7, _prelu),),
+    "PRelu": ((1, _prelu_by_channel), (7, _prelu)),
     "Relu": ((1, _by(lambda x: ops.relu(x))),),
-    "Selu": ((1, _selu),),
+    "Selu": ((6, _selu),),
     "Shrink": ((9, _shrink),),
     "Sigmoid": ((1, _by(lambda x: ops.sigmoid(x))),),
     "Softmax": _softmax(ops.softmax),

@@ -13,6 +13,7 @@ from tunesmith.ir.ops import Expr
 from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Table
+from .attention_scores import scores
 from .building import cast_to, expand_to, permute, reshape_to, slice_to
 
 __all__ = ["ATTENTION", "from_heads", "rotated", "to_heads"]
@@ -34,7 +35,6 @@ def from_heads(x: Expr) -> Expr:
 
 
 def _attention(call: Call) -> Result:
-    call.refuse_result(3, "the scores")
     q, k, v = call.x(0), call.x(1), call.x(2)
     flat = len(q.shape) == 3
     if flat:
@@ -66,7 +66,20 @@ def _attention(call: Call) -> Result:
         q, k, v, mask, scale=scale, causal=causal, offset=offset if causal else 0,
         softcap=call.number("softcap", 0.0), masked_row="zero",
     )  # fmt: skip
-    return [from_heads(y) if flat else y, k, v][: max(len(call.outputs), 1)]
+    results = [from_heads(y) if flat else y, k, v]
+    if call.wants(3):
+        visible = _triangle(q, k, offset) if causal else None
+        results.append(scores(call, q, k, mask, visible, scale))
+    return results[: max(len(call.outputs), 1)]
+
+
+def _triangle(q: Expr, k: Expr, offset: Dim) -> Expr:
+    """Which keys each query may see if it must not look ahead."""
+    rows, keys = q.shape[2], k.shape[2]
+    last = _line(rows, (rows, 1))
+    if offset != 0:
+        last = last + ops.dim_value(size=offset, dtype=DType.i64)
+    return ops.less_equal(_line(keys, (1, keys)), last)
 
 
 def _mask(call: Call, keys: Dim) -> Expr | None:

@@ -273,7 +273,7 @@ def _average_pool(call: Call) -> Result:
 
 
 CONVOLUTION: Table = {
-    "AveragePool": ((7, _average_pool),),
+    "AveragePool": ((1, _average_pool),),
     "Conv": ((1, _conv),),
     "ConvInteger": ((10, _conv_integer),),
     "GlobalLpPool": ((1, _global_lp_pool),),

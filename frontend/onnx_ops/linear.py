@@ -228,7 +228,7 @@ def _minors(items: list[list[Expr]]) -> Expr:
 LINEAR: Table = {
     "Det": ((11, _det),),
     "Einsum": ((12, _einsum),),
-    "Gemm": ((7, _gemm),),
+    "Gemm": ((1, _gemm),),
     "MatMul": ((1, _matmul),),
     "MatMulInteger": ((10, _matmul_integer),),
 }

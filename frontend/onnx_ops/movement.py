@@ -229,10 +229,17 @@ def _dropout(call: Call) -> Result:
     return results
 
 
+def _dropout_if_tested(call: Call) -> Result:
+    if not call.integer("is_test", 0):
+        call.fail("its training mode is not off", hint="export the model for inference")
+    call.refuse_result(1, "the mask")
+    return call.x()
+
+
 MOVEMENT: Table = {
     "Concat": ((4, _concat),),
     "DepthToSpace": ((1, _depth_to_space),),
-    "Dropout": ((7, _dropout),),
+    "Dropout": ((1, _dropout_if_tested), (7, _dropout)),
     "Expand": ((8, _expand),),
     "Flatten": ((1, _flatten),),
     "Identity": ((1, _identity),),

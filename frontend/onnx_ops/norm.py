@@ -77,6 +77,10 @@ def _batch_norm(call: Call) -> Result:
     if call.integer("training_mode", 0) or (call.opset < 14 and call.wants(1)):
         call.fail("batch normalization in training form is not supported",
                   hint="export the model for inference")  # fmt: skip
+    if call.opset < 7 and not call.integer("is_test", 0):
+        call.fail("its training mode is not off", hint="export the model for inference")
+    if call.opset < 9 and not call.integer("spatial", 1):
+        call.fail("statistics of each element (`spatial` = 0) are not supported")
     x, weight, bias, mean, variance = (call.x(i) for i in range(5))
     dtype = x.dtype
     factor = cast_to(weight, variance.dtype) * ops.rsqrt(variance + call.number("epsilon", 1e-5))
@@ -125,7 +129,7 @@ def _mean_variance(call: Call) -> Result:
 
 
 NORM: Table = {
-    "BatchNormalization": ((7, _batch_norm),),
+    "BatchNormalization": ((1, _batch_norm),),
     "GroupNormalization": ((18, _group_norm),),
     "InstanceNormalization": ((6, _instance_norm),),
     "LayerNormalization": ((17, layer_normalized),),

@@ -9,7 +9,7 @@ from ..ops import Expr, composite
 from ..types import DType
 from .activation import softmax
 from .control import matmul
-from .math import equal, less_equal, neg, tanh, where
+from .math import cast, equal, less_equal, neg, tanh, where
 from .movement import concat, dim_value, expand, iota, reshape, slice_, transpose
 from .reduce import reduce_max
 
@@ -36,7 +36,8 @@ def attention(
     head `h // (H/G)` of `k` and `v` (Ainslie et al., 2023). `mask` broadcasts to `[B, H, T, S]`;
     floats are added, bools keep where true. With `causal`, query i sees key j if j <= i + offset.
     `softcap` c > 0 makes scores `c * tanh(score / c)` before the mask. A row with every score -inf
-    gives NaN, or with `masked_row` "zero" zeros, as ONNX `Attention` wants.
+    gives NaN, or with `masked_row` "zero" zeros, as ONNX `Attention` wants. Narrow floats are
+    computed in f32 and rounded once, but for an added mask: its lowest number must swallow a score.
     """
     if masked_row not in ("nan", "zero"):
         raise ValueError(f"`masked_row` cannot be `{masked_row}`: nan or zero")
@@ -44,6 +45,9 @@ def attention(
         raise ValueError(f"needs [batch, head, row, column], not {q.type}, {k.type}, {v.type}")
     _, heads, rows, _ = q.shape
     keys = k.shape[2]
+    narrow = q.dtype
+    if narrow in (DType.f16, DType.bf16) and (mask is None or mask.dtype is DType.bool):
+        q, k, v = (cast(x, dtype=DType.f32) for x in (q, k, v))
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
     scores = matmul(q, transpose(k, perm=(0, 1, 3, 2))) * scale
     if softcap:
@@ -61,7 +65,8 @@ def attention(
     if masked_row == "zero":
         hidden = equal(reduce_max(scores, axes=(-1,), keepdims=True), -inf)
         weights = where(hidden, 0.0, weights)
-    return matmul(weights, v)
+    y = matmul(weights, v)
+    return cast(y, dtype=narrow) if y.dtype is not narrow else y
 
 
 def _repeat_heads(x: Expr, heads: Dim) -> Expr:

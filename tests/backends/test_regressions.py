@@ -13,7 +13,7 @@ from tunesmith.ir.text import parse_graph
 from tunesmith.ir.types import DType
 
 from .guarded import check_guarded
-from .running import Array, check, merge, pin
+from .running import Array, build, check, merge, pin
 
 pytestmark = pytest.mark.tvm
 
@@ -200,3 +200,49 @@ def test_flags_as_inputs_and_masks() -> None:
         })  # fmt: skip
     built = check_guarded(one(inputs, body, "%y, %m, %s"), feeds)
     assert "rows" not in built.kinds  # only f32 has that kernel
+
+
+# ------------------------------------------------------------------------------------ half floats
+
+
+@pytest.mark.parametrize("narrow", ["f16", "bf16"])
+def test_attention_of_narrow_floats_is_rounded_once(narrow: str) -> None:
+    """Scores and weights that were rounded as well were two units off, with a slower kernel."""
+    body = (
+        f"%a = cast(%q) {{dtype = {narrow}}} %b = cast(%k) {{dtype = {narrow}}} "
+        f"%c = cast(%v) {{dtype = {narrow}}} "
+        "%y = attention(%a, %b, %c) {scale = 0.35} %z = cast(%y) {dtype = f32}"
+    )
+    inputs = "%q: f32[2, 3, T, 8], %k: f32[2, 3, S, 8], %v: f32[2, 3, S, 8]"
+    graph = one(inputs, body, "%z")
+    rng = np.random.default_rng(0)
+    kind = DType(narrow).numpy
+    shapes = {"q": (2, 3, 5, 8), "k": (2, 3, 33, 8), "v": (2, 3, 33, 8)}
+    feeds = {
+        name: rng.uniform(-1, 1, shape).astype(kind).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    built = build(graph)
+    assert "attention" in built.kinds
+    (got,) = built.run(feeds)
+    q, k, v = (feeds[name].astype(np.float64) for name in "qkv")
+    scores = q @ k.swapaxes(-1, -2) * 0.35
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    want = weights / weights.sum(-1, keepdims=True) @ v
+    unit = {"f16": 2.0**-11, "bf16": 2.0**-8}[narrow]  # half a unit in the last place
+    np.testing.assert_allclose(got.astype(np.float64), want, rtol=1.01 * unit, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- great numbers
+
+
+@pytest.mark.parametrize("length", [4, 17, 100])
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e6])
+def test_log_softmax_of_great_numbers(length: int, offset: float) -> None:
+    """The logarithm was added to the peak first, and lost all bits below those of the peak."""
+    graph = one("%x: f32[3, S]", "%y = log_softmax(%x)")
+    steps = np.random.default_rng(length).integers(-8, 8, (3, length)) / 2  # exact at any offset
+    (got,) = build(graph).run({"x": (steps + offset).astype(np.float32)})
+    shifted = steps - steps.max(-1, keepdims=True)
+    want = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    np.testing.assert_allclose(got.astype(np.float64), want, rtol=1e-6, atol=1e-7)

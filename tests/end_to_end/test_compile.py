@@ -14,7 +14,7 @@ import pytest
 
 import tunesmith
 from tunesmith.driver import compile_model
-from tunesmith.ir.diagnostics import BackendError, InputError
+from tunesmith.ir.diagnostics import BackendError, FrontendError, InputError
 from tunesmith.oracle import OnnxSession
 from tunesmith.runtime import Artifact, load
 
@@ -127,3 +127,19 @@ def test_a_model_from_a_file_has_its_hash(tmp_path: Path) -> None:
     artifact = compile_model(tmp_path / "m.onnx", dims=DIMS, threads=1)
     assert len(artifact.manifest.source_sha256) == 64
     assert artifact.manifest.name == "m"
+
+
+@pytest.mark.parametrize(("what", "types"), [("input", (4, 1)), ("output", (1, 4))])
+def test_elements_that_no_executable_takes_are_refused_at_once(
+    what: str, types: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were compiled for minutes, and then could be neither loaded nor saved."""
+    monkeypatch.setattr("tunesmith.driver.DTYPES", {"float32": 4})
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Cast", ["x"], ["y"], to=types[1])], "odd",
+        [onnx.helper.make_tensor_value_info("x", types[0], [3])],
+        [onnx.helper.make_tensor_value_info("y", types[1], [3])],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    with pytest.raises(FrontendError, match=rf"{what} `[xy]`.*an {what} of u16 is not supported"):
+        compile_model(model)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from tunesmith.frontend import import_model
 from tunesmith.ir.diagnostics import FrontendError
+from tunesmith.ir.interpreter import evaluate
 
-from .models import Array, check, counts, declare, one
+from .models import Array, check, compare, counts, declare, one
 
 RNG = np.random.default_rng(3)
 
@@ -64,9 +66,24 @@ def test_attention_with_symbols_keeps_the_past_as_offset() -> None:
     assert str(graph.inputs[4].type) == "f32[B, 4, P, 8]", "R is P"
 
 
-def test_scores_are_refused() -> None:
-    proto, _ = one("Attention", [Q, K, V], opset=23, outputs=4)
-    with pytest.raises(FrontendError, match="the scores"):
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    # the reference caps the scores of mode 0 as well, which the text of the operator does not
+    [(name, mode) for name in CASES for mode in range(4) if (name, mode) != ("softcap", 0)],
+)
+def test_scores(name: str, mode: int) -> None:
+    """Against ONNX's reference: ONNX Runtime numbers the modes as the first text of opset 23."""
+    feeds, options = CASES[name]
+    options = {**options, "outputs": 4, "qk_matmul_output_mode": mode}
+    proto, live = one("Attention", feeds, opset=23, **options)  # type: ignore[arg-type]  # a table
+    with np.errstate(all="ignore"):
+        wanted = ReferenceEvaluator(proto).run(None, live)
+    compare(evaluate(import_model(declare(proto, wanted)), live), wanted, 1e-5)
+
+
+def test_an_unknown_mode_of_scores_is_refused() -> None:
+    proto, _ = one("Attention", [Q, K, V], opset=23, outputs=4, qk_matmul_output_mode=4)
+    with pytest.raises(FrontendError, match="not one of 0 to 3"):
         import_model(declare(proto, [Q, K, V, Q]))
 
 

@@ -99,7 +99,7 @@ def broken(name: str) -> ModelProto:
         case "rank":
             return with_weight(weight([1] * 17, bytes(4)))
         case "opset":
-            return of_type(model([node("Relu", ["x"], ["y"])], x, ["y"], opset=6), y=(F32, 1))
+            return of_type(model([node("Relu", ["x"], ["y"])], x, ["y"], opset=29), y=(F32, 1))
         case "divide":
             nodes = [node("Div", ["a", "b"], ["c"], name="quotient"),
                      node("Reshape", ["x", "c"], ["y"])]  # fmt: skip
@@ -145,7 +145,7 @@ REFUSED = {
     "short": "`w`.*4096 bytes, and holds 16",
     "overflow": "`w`.*out of range",
     "rank": "`w`.*17 axes",
-    "opset": "opset 6",
+    "opset": "opset 29",
     "divide": r"`quotient` \(Div\).*divided by zero",
     "gather": r"`pick` \(Gather\).*index 9 is not one of 4",
     "stride": "stride",

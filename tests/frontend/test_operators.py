@@ -239,6 +239,7 @@ CASES: list[Case] = [
     ("AveragePool-pad", "AveragePool", [f(1, 2, 7, 8)],
      {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
     ("BatchNormalization", "BatchNormalization", [f(2, 3, 4), p(3), f(3), f(3), p(3)], NONE),
+    ("MeanVarianceNormalization", "MeanVarianceNormalization", [f(2, 3, 4, 2)], NONE),
     ("InstanceNormalization", "InstanceNormalization", [f(2, 3, 9), p(3), f(3)], NONE),
     ("GroupNormalization", "GroupNormalization", [f(2, 4, 9), p(4), f(4)],
      {"opset": 21, "num_groups": 2}),

@@ -151,9 +151,10 @@ class _Row:
         row = self.buffered()
         self.each(lambda j: T.buffer_store(row, self.source(j), [j]))
         peak = self.fold(_LOWEST, tirx.max, lambda j: row[j])
-        if log:
-            total = self.fold(0.0, _add, lambda j: fastmath.exp(row[j] - peak))
-            shift = T.Bind(peak + tirx.log(total))
+        if log:  # the peak goes first: beside a great one the logarithm would lose its bits
+            self.each(lambda j: T.buffer_store(row, row[j] - peak, [j]))
+            total = self.fold(0.0, _add, lambda j: fastmath.exp(row[j]))
+            shift = T.Bind(tirx.log(total))
             self.write(lambda j: row[j] - shift)
             return
         self.each(lambda j: T.buffer_store(row, fastmath.exp(row[j] - peak), [j]))
