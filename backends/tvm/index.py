@@ -138,11 +138,12 @@ class Index:
             position += len(dims)
             own = tuple(shape[i - skip] if i >= skip else 1 for i in range(low, position))
             kept = tuple(shape[i - skip] for i in range(max(low, skip), position))
+            if not kept:  # none of these axes is the operand's
+                continue
             if own == dims:
                 segments.append((kept, part))
             elif all(d == 1 for d in own):
-                if kept:
-                    segments.append((kept, int64(0)))
+                segments.append((kept, int64(0)))
             else:
                 split = self._split(dims, part)
                 for offset, (size, piece) in enumerate(zip(own, split, strict=True)):

@@ -246,3 +246,10 @@ def test_log_softmax_of_great_numbers(length: int, offset: float) -> None:
     shifted = steps - steps.max(-1, keepdims=True)
     want = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     np.testing.assert_allclose(got.astype(np.float64), want, rtol=1e-6, atol=1e-7)
+
+
+def test_a_scalar_reshaped_beside_a_tensor_of_ones() -> None:
+    text = "%w = reshape(%s) {shape = [1]} %r = reshape(%w) {shape = []} %y = sub(%x, %r)"
+    graph = one("%x: i32[1, 1, 1, 1], %s: i32[]", text)
+    (found,) = build(graph).run({"x": np.full((1, 1, 1, 1), 7, np.int32), "s": np.array(3, np.int32)})
+    assert found.tolist() == [[[[4]]]]

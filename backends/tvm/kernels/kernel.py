@@ -22,6 +22,7 @@ from tunesmith.runtime.manifest import WEIGHT_ALIGNMENT
 from ..evaluator import Evaluator
 from ..groups import Group
 from ..index import Sizes
+from ..schedule import emit
 from ..schedule.gemm_knobs import GemmKnobs, pack_weight
 from .convolutions import ConvLayout, conv_layout, emit_conv_group, emit_pool_group
 from .elementwise import emit_elementwise
@@ -32,6 +33,7 @@ from .rows import emit_rows
 
 __all__ = ["Kernel", "WeightUse", "build_kernel"]
 
+_PRODUCTS = ("gemm", "conv", "attention", "matmul")  # kinds that mostly sum products
 _PACKED = ("gemm", "conv")  # kinds whose second operand is a weight in a layout of its own
 
 
@@ -177,7 +179,9 @@ class Kernel:
                         buffers[value] = T.decl_buffer(flags.shape, "uint8", **raw)
                 evaluator = Evaluator(sizes, buffers)
                 evaluator.tied = {v: self._tile(v) for v in self.tied}
-                self._body(evaluator, stores, lanes)
+                x86 = self.machine.isa.startswith("avx")
+                with emit.flushing(wanted=x86 and self.group.kind in _PRODUCTS):
+                    self._body(evaluator, stores, lanes)
         return builder.get()
 
     def _body(self, evaluator: Evaluator, stores: list[tirx.Buffer], lanes: int) -> None:
