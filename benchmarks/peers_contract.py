@@ -56,7 +56,7 @@ class Job:
 
     def feeds(self) -> Arrays:
         """The inputs, which are read once."""
-        return _stored(self.inputs)
+        return {name: array.copy() for name, array in _stored(self.inputs).items()}
 
     def as_json(self) -> dict[str, object]:
         """The job as JSON."""

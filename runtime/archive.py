@@ -13,7 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -95,17 +95,6 @@ def _tail(entries: list[Entry]) -> bytes:
     return directory + end64 + end
 
 
-class _Crc:
-    """A CRC that grows, in a thread of its own beside the one that writes."""
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    def add(self, chunk: bytes | memoryview) -> None:
-        """Take in the next piece."""
-        self.value = zlib.crc32(chunk, self.value)
-
-
 class ArchiveWriter:
     """Writes entries one after the other into an empty file, which it does not close."""
 
@@ -123,13 +112,16 @@ class ArchiveWriter:
         data = _data_offset(name, header)
         self.file.seek(data)
         size = 0
-        crc = _Crc()
+        crc = 0
         with ThreadPoolExecutor(1) as pool:
+            pending: Future[int] | None = None
             for chunk in chunks:
-                pool.submit(crc.add, chunk)
+                crc = pending.result() if pending is not None else 0
+                pending = pool.submit(zlib.crc32, chunk, crc)  # beside the writing
                 self.file.write(chunk)
                 size += len(chunk)
-        entry = Entry(name, header, data, size, crc.value)
+            crc = pending.result() if pending is not None else 0
+        entry = Entry(name, header, data, size, crc)
         self.file.seek(header)
         self.file.write(_local(entry))
         self.entries.append(entry)

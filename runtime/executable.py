@@ -58,10 +58,9 @@ class Executable:
 
     Any Python thread may call `run`, several at a time: each has workers of its own, which it
     keeps until the process ends, the weights are shared, and the interpreter lock is free while
-    kernels run. An input is a NumPy
-    array, or whatever else hands over CPU memory by DLPack (a torch tensor); if it is contiguous
-    and starts on a 64-byte boundary, it is used where it is (see `empty`), else it is copied.
-    Outputs are fresh arrays, the caller's to keep and to change.
+    kernels run. An input is a NumPy array, or whatever else hands over CPU memory by DLPack (a
+    torch tensor); if it is contiguous, it is used where it is, else it is copied. Outputs are fresh
+    arrays, the caller's to keep and to change.
     """
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
@@ -110,7 +109,7 @@ class Executable:
         return self.manifest.outputs
 
     def empty(self, name: str, **symbols: int) -> Array:
-        """An uninitialized array for an input that `run` will use without copying it."""
+        """An uninitialized array for an input, which starts where vectors and cache lines do."""
         spec = next((s for s in self.inputs if s.name == name), None)
         if spec is None:
             raise self._unknown_input(name)

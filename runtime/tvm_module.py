@@ -155,7 +155,7 @@ def _use_threads(threads: int, exact: bool) -> None:
 
 
 def aligned_copy(array: Array) -> Array:
-    """A compact copy that starts on a 64-byte boundary, as kernels assume."""
+    """A compact copy that starts on a 64-byte boundary, as kernels assume of weights."""
     buffer = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
     copy: Array = np.ndarray(array.shape, array.dtype, buffer.data, start)

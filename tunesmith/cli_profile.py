@@ -100,12 +100,16 @@ def _feeds(
     return sizes, make_inputs(manifest.inputs, sizes, bounds=bounds)
 
 
-def _probe(threads: int) -> Probe:
+def _probe(threads: int) -> Probe | None:
     """What the machine reaches in the same seconds: clocks change with the load."""
-    from tunesmith.backends.targets import find_target
-    from tunesmith.backends.tvm.peaks import Probe as Kernels
+    try:
+        from tunesmith.backends.targets import find_target
+        from tunesmith.backends.tvm.peaks import Probe as Kernels
 
-    return Kernels(find_target("host", threads), threads)
+        return Kernels(find_target("host", threads), threads)
+    except (CompilerError, MemoryError) as error:
+        note(f"warning: {error}; the peaks are those that were measured once")
+        return None
 
 
 def _peaks(threads: int, again: bool) -> Peaks | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,11 +75,10 @@ def compile_summary(manifest: Manifest, path: Path, took: float, size: int) -> l
 
 def memory_lines(manifest: Manifest) -> list[str]:
     """What a run takes: the weights, which are mapped, and the planned arena."""
-    arena = manifest.report.get("arena")
-    if not isinstance(arena, str) or not arena:
+    arena, weights = manifest.report.get("arena"), manifest.report.get("weights")
+    if not isinstance(arena, str) or not arena or not isinstance(weights, int):
         return []
-    taken = megabytes(int(arena)) if arena.isdigit() else f"{arena} bytes"
-    weights = sum(w.nbytes for w in manifest.weights) or int(str(manifest.report["weights"]))
+    taken = megabytes(int(arena)) if re.fullmatch("[0-9]{1,18}", arena) else f"{arena} bytes"
     return [f"memory    {megabytes(weights)} of weights, and while it runs {taken}"]
 
 

@@ -223,8 +223,8 @@ def profile_lines(profile: Profile, peaks: Peaks | None, groups: Sequence[Group]
     if peaks is not None:
         lines.append(
             f"peaks        {peaks.gflops:.0f} GFLOP/s fp32  memory {peaks.memory_gbs:.1f} GB/s"
-            f"  l2 {peaks.l2_gbs:.0f} GB/s  ({'between the rounds' if profile.beside else 'once'},"
-            f" threads {peaks.threads})"
+            f"{' between the rounds' if profile.beside else ''}"
+            f"  l2 {peaks.l2_gbs:.0f} GB/s  (threads {peaks.threads})"
         )
     return lines
 

@@ -8,17 +8,21 @@ from tvm import relax, tirx
 from tvm.ir import Expr, IRModule
 
 from tunesmith.ir.dims import Dim, floor_div
-from tunesmith.runtime.manifest import DTYPES
+
+from .kernels.literals import TVM_DTYPE
 
 __all__ = ["planned_bytes"]
+
+DTYPE_BYTES = {name: dtype.bytes for dtype, name in TVM_DTYPE.items()}
 
 
 def planned_bytes(module: IRModule, sizes: Mapping[str, Dim]) -> Dim | None:
     """The bytes of all shared storage and of the results of `main`, in the symbols of the graph.
 
-    `sizes` are the dims that the variables of the module stand for.
-    Intermediate values that are never alive together share storage, so this is what a run takes at
-    most. `None` if a size is written in a way that the dims of a graph do not have.
+    `sizes` are the dims that the variables of the module stand for. Intermediate values that are
+    never alive together share storage. Workspaces inside of kernels, a few times the second cache
+    at most for each thread, are not counted. `None` if a size is written in a way that the dims of
+    a graph do not have.
     """
     total: Dim = 0
     for block in module["main"].body.blocks:
@@ -44,7 +48,7 @@ def _allocated(value: Expr, sizes: Mapping[str, Dim]) -> Dim | None:
             return None
         total = total * one
     if name == "relax.builtin.alloc_tensor":
-        total = total * DTYPES.get(str(value.args[1].value), 4)
+        total = total * DTYPE_BYTES[str(value.args[1].value)]
     return total
 
 

@@ -92,7 +92,9 @@ class Probe:
         machine, lanes = target.machine, emit.lanes_of(target.machine)
         step = threads * _VECTORS * lanes * emit.FLOAT_BYTES
         self.piece = _CALL_BYTES // step * step
-        streamed = min(max(4 * machine.l3_bytes, _LEAST_STREAMED), _free_bytes() // 4)
+        streamed = min(
+            max(4 * machine.l3_bytes, _LEAST_STREAMED), _MOST_STREAMED, _free_bytes() // 4
+        )
         data = aligned(max(streamed, self.piece) // emit.FLOAT_BYTES)
         data.fill(1.0)
         count = self.piece // emit.FLOAT_BYTES

@@ -59,7 +59,7 @@ class _InputSizes(Sizes):
             if source.rest == 0 and source.factor == 1:
                 continue
             name = source.symbol.name
-            axis = self.axes[source.input, source.axis] = self.variable(f"{name}_axis")
+            axis = self.axes[source.input, source.axis] = self.variable(f"{name}.axis")
             rest, factor = self.expr(source.rest), self.expr(source.factor)
             self._derived[name] = tirx.floordiv(axis - rest, factor)
             self.meanings[axis.name] = types[source.input].shape[source.axis]

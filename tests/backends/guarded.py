@@ -25,17 +25,17 @@ _PAGE = mmap.PAGESIZE
 _NONE = 0  # PROT_NONE
 
 
-def guard(array: Array, side: Side) -> Array:
+def guard(array: Array, side: Side, alignment: int) -> Array:
     """A copy with a forbidden page in front and behind: it starts, or ends, right beside one.
 
-    Kernels need 64-byte alignment, so it ends up to 63 bytes before. What is left holds 255 in
-    every byte, which is NaN in floats.
+    It ends up to `alignment` less one bytes before. What is left holds 255 in every byte, which is
+    NaN in floats.
     """
     pages = max(1, -(-array.nbytes // _PAGE))
     memory = mmap.mmap(-1, (pages + 2) * _PAGE)
     everything = np.frombuffer(memory, np.uint8)
     everything[_PAGE:-_PAGE] = 255
-    used = -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    used = -(-array.nbytes // alignment) * alignment
     offset = _PAGE if side == "start" else (pages + 1) * _PAGE - used
     copy: Array = np.ndarray(array.shape, array.dtype, memory, offset)
     copy[...] = array
@@ -54,13 +54,14 @@ class Guarded:
     def __init__(self, built: Built, side: Side) -> None:
         self.side: Side = side
         self.names = [value.name for value in built.graph.inputs]
-        weights = [guard(array, side) for _, array in built.lowered.weights]
+        weights = [guard(array, side, ALIGNMENT) for _, array in built.lowered.weights]
         code, entry = built.library.code, built.library.entry
         self.module = TvmModule(code, entry, weights, 1, exact=False)
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """The outputs for some inputs."""
-        return self.module([guard(feeds[name], self.side) for name in self.names])
+        arrays = [feeds[name] for name in self.names]
+        return self.module([guard(array, self.side, array.itemsize) for array in arrays])
 
 
 def check_guarded(

@@ -51,11 +51,48 @@ def test_denormals_are_zero_on_each_thread(threads: int) -> None:
     np.testing.assert_allclose(found, left @ right, rtol=1e-5, atol=1e-5)
 
 
+def test_products_of_doubles_do_so_too() -> None:
+    """Their rows are shared out by another loop."""
+    tiny = np.full((256, 256), 1e-310)
+    builder = Builder(Graph("doubles"))
+    x, w = (builder.input(name, TensorType(DType.f64, (256, 256))) for name in "xw")
+    with builder:
+        y = opset.matmul(x, w)
+    executable = load(compile_model(builder.finish([y], ["y"]), threads=2), threads=2)
+    assert not executable.run({"x": tiny, "w": np.full((256, 256), 1e3)})["y"].any()
+
+
+def test_workers_keep_their_denormals() -> None:
+    executable = product(np.full((64, 64), TINY, np.float32), 2)
+    executable.run({"x": np.full((96, 64), TINY, np.float32)})
+    builder = Builder(Graph("compare"))
+    x = builder.input("x", TensorType(DType.f32, (1 << 20,)))
+    with builder:
+        zero = builder.literal(0.0, x)
+        y = opset.greater(x, zero)
+    compare = load(compile_model(builder.finish([y], ["y"]), threads=2), threads=2)
+    assert compare.run({"x": np.full(1 << 20, TINY, np.float32)})["y"].all()
+
+
 def test_callers_keep_their_denormals() -> None:
     executable = product(np.full((64, 64), TINY, np.float32), 1)
     executable.run({"x": np.full((96, 64), TINY, np.float32)})
     halves = np.full(1000, TINY, np.float32) * np.float32(0.5)
     assert (halves > 0).all()
+
+
+@pytest.mark.parametrize("after", ["log", "sqrt", "reciprocal", "sign"])
+def test_what_tells_denormals_from_zero_still_does(after: str) -> None:
+    """`exp(-88)` is denormal: what is fused behind a product may not see zero there."""
+    builder = Builder(Graph("telling"))
+    x = builder.input("x", TensorType(DType.f32, (4, 8)))
+    with builder:
+        y = opset.exp(opset.matmul(x, builder.constant(np.eye(8, dtype=np.float32))))
+        y = getattr(opset, after)(y)
+    executable = load(compile_model(builder.finish([y], ["y"]), threads=1), threads=1)
+    found = executable.run({"x": np.full((4, 8), -88, np.float32)})["y"]
+    wanted = {"log": -88, "sqrt": np.exp(-44), "reciprocal": np.exp(88), "sign": 1}[after]
+    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=1e-2)
 
 
 def test_denormals_cost_no_time() -> None:

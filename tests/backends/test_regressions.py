@@ -251,5 +251,6 @@ def test_log_softmax_of_great_numbers(length: int, offset: float) -> None:
 def test_a_scalar_reshaped_beside_a_tensor_of_ones() -> None:
     text = "%w = reshape(%s) {shape = [1]} %r = reshape(%w) {shape = []} %y = sub(%x, %r)"
     graph = one("%x: i32[1, 1, 1, 1], %s: i32[]", text)
-    (found,) = build(graph).run({"x": np.full((1, 1, 1, 1), 7, np.int32), "s": np.array(3, np.int32)})
+    feeds = {"x": np.full((1, 1, 1, 1), 7, np.int32), "s": np.array(3, np.int32)}
+    (found,) = build(graph).run(feeds)
     assert found.tolist() == [[[[4]]]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -235,6 +236,21 @@ def test_every_cut_and_every_flip_of_a_header_is_refused(tmp_path: Path) -> None
         path.write_bytes(good[:size])
         with pytest.raises(ArtifactError):
             Artifact.open(path)
+
+
+def test_the_hash_of_the_weights_is_that_of_their_chunks(tmp_path: Path) -> None:
+    path = plain({"w": np.arange(20, dtype=np.float32)}).save(tmp_path / "m.tsm")
+    manifest = Artifact.open(path).manifest
+    chunk = manifest.weights[0].chunks[0]
+    other = f"{int(chunk[0], 16) ^ 1:x}{chunk[1:]}"
+    good = path.read_bytes()
+    text = manifest.to_json().encode()
+    lying = text.replace(chunk.encode(), other.encode())
+    rewritten = bytearray(good.replace(text, lying))
+    old, new = (struct.pack("<I", zlib.crc32(some)) for some in (text, lying))
+    path.write_bytes(bytes(rewritten).replace(old, new))
+    with pytest.raises(ArtifactError, match="is not that of its chunks"):
+        Artifact.open(path)
 
 
 def test_gaps_between_weights_are_checked(tmp_path: Path) -> None:

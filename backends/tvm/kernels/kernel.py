@@ -34,6 +34,10 @@ from .rows import emit_rows
 __all__ = ["Kernel", "WeightUse", "build_kernel"]
 
 _PRODUCTS = ("gemm", "conv", "attention", "matmul")  # kinds that mostly sum products
+_TELLING = (
+    "equal", "greater", "greater_equal", "less", "less_equal", "log", "not_equal", "reciprocal",
+    "rsqrt", "sign", "sqrt",
+)  # fmt: skip
 _PACKED = ("gemm", "conv")  # kinds whose second operand is a weight in a layout of its own
 
 
@@ -179,10 +183,18 @@ class Kernel:
                         buffers[value] = T.decl_buffer(flags.shape, "uint8", **raw)
                 evaluator = Evaluator(sizes, buffers)
                 evaluator.tied = {v: self._tile(v) for v in self.tied}
-                x86 = self.machine.isa.startswith("avx")
-                with emit.flushing(wanted=x86 and self.group.kind in _PRODUCTS):
+                with emit.flushing(wanted=self.flushes):
                     self._body(evaluator, stores, lanes)
         return builder.get()
+
+    @property
+    def flushes(self) -> bool:
+        """Whether denormals count as zero: in products, if nothing fused tells the two apart."""
+        return (
+            self.machine.isa.startswith("avx")
+            and self.group.kind in _PRODUCTS
+            and not any(_tells_zero(node) for node in self.inlined)
+        )
 
     def _body(self, evaluator: Evaluator, stores: list[tirx.Buffer], lanes: int) -> None:
         group, output = self.group, self.group.outputs[0]
@@ -254,6 +266,13 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
                 if isinstance(item, DimExpr):
                     symbols.update({s.name: s for s in symbols_of(item)})
     return Kernel(group, list(reads), sorted(symbols.values()), nodes, machine)
+
+
+def _tells_zero(node: Node) -> bool:
+    """Whether the result for a denormal number is far from that for zero."""
+    if node.op.name in ("div", "mod", "pow"):
+        return node.operands[1] is None or node.operands[1].constant is None
+    return node.op.name in _TELLING or node.attributes.get("dtype") is DType.bool
 
 
 def _alignment(value: Value) -> int:

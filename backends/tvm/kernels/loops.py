@@ -11,6 +11,7 @@ from tvm.tirx.script import builder as T
 from tunesmith.ir.dims import Dim, DimExpr, bounds
 
 from ..index import Sizes, int64
+from ..schedule import emit
 from ..schedule.emit import vector_loop
 
 __all__ = ["columns", "for_each", "is_large"]
@@ -57,5 +58,5 @@ def for_each(count: Dim, sizes: Sizes, parallel: bool, body: Callable[[Prim], No
     if count == 1:
         body(int64(0))
         return
-    with (T.parallel if parallel else T.serial)(sizes.expr(count)) as i:
+    with emit.loop(sizes.expr(count), parallel=parallel) as i:
         body(i)

@@ -140,7 +140,7 @@ class _Gemm:
                     following = T.Bind(T.Select(more, panel0 + p + 1, panel0))
                     shift = T.Bind(T.Select(more, emit.index(0), emit.index(depth)))
                     with emit.loop(count) as step:
-                        ahead = partial(self.prefetch, following, k0 + shift, step)
+                        ahead = partial(self.prefetch, following, shift, step)
                         at = T.Bind((p * most + step) * size)
                         self.panel(
                             k0, steps, place(step), height, sets, read, ahead, sums, at, add=True
@@ -180,13 +180,15 @@ class _Gemm:
                 emit.save(copy, k * width + v * lanes, lanes, stored(k0 + k, v))
         return lambda k, v: emit.load(copy, (k - k0) * width + v * lanes, lanes)
 
-    def prefetch(self, panel: Expr, row: Expr, step: Expr, block: Expr, blocks: Dim) -> None:
-        """Ask for the next cache lines of `panel`, which is computed next, from its `row` on.
+    def prefetch(
+        self, panel: Expr, shift: Expr, step: Expr, k0: Expr, block: Expr, blocks: Dim
+    ) -> None:
+        """Ask for cache lines of `panel`, which is computed next, from `shift` rows after `k0` on.
 
-        Row tile `step` asks for one piece of it in order, some lines in each of its `blocks` of
-        steps of K, so that all of the next panel is on its way before it is needed; tiles after
-        that ask for the last piece again. Past the end of the weight it is an address that nobody
-        reads.
+        Of what is summed in one go, row tile `step` asks for one piece in order, some lines in each
+        of its `blocks` of steps of K, so that all of the next panel is on its way before it is
+        needed; tiles after that ask for the last piece again. Past the end of the weight it is an
+        address that nobody reads.
         """
         flags = [T.int32(0), T.int32(2), T.int32(1)]  # read, keep in the second cache, data
         width, each = self.knobs.tile_n, CACHE_LINE // (4 if self.weight.dtype == "float32" else 1)
@@ -194,7 +196,7 @@ class _Gemm:
         first = T.max(T.min(step * lines, self.depth * width // each - lines), emit.index(0))
         for number in range(self.knobs.prefetch):
             line = (first + block * self.knobs.prefetch + number) * each
-            at = T.address_of(self.weight[panel, row + line // width, line % width])
+            at = T.address_of(self.weight[panel, k0 + shift + line // width, line % width])
             T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, *flags))
 
     def tile(
@@ -202,7 +204,7 @@ class _Gemm:
         start: Expr,
         height: int,
         read: Callable[[Expr, int], Expr],
-        ahead: Callable[[Expr, Dim], None],
+        ahead: Callable[[Expr, Expr, Dim], None],
         tile: Buffer,
     ) -> None:
         """Sum one tile over all of K into `tile`, a panel of `panel_k` at a time."""
@@ -228,7 +230,7 @@ class _Gemm:
         height: int,
         sets: int,
         read: Callable[[Expr, int], Expr],
-        ahead: Callable[[Expr, Dim], None],
+        ahead: Callable[[Expr, Expr, Dim], None],
         tile: Buffer,
         base: Expr,
         *,
@@ -261,7 +263,7 @@ class _Gemm:
                 k = k0 + block + u * whole if sets > 1 else k0 + block * unroll + u
                 step(T.Bind(k), sums[u % sets])
             if sets == 1:
-                ahead(block, whole)
+                ahead(k0, block, whole)
         if self.inner % unroll:
             with emit.loop(count - whole * unroll) as rest:
                 step(T.Bind(k0 + whole * unroll + rest), sums[0])

@@ -72,11 +72,15 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     knobs = GemmKnobs(
         tile_m=tile_m,
         tile_n=vectors * lanes,
-        prefetch=2 if work.rows is None else max(1, -(-lines // max(1, work.rows // tile_m))),
         panel_k=1024 if work.inner <= 1024 else 512,
         block_m=rows if even else min(rows, 32),
     )
-    return _deep(work, knobs, panels, machine) if work.inner > 1024 else knobs
+    if work.inner > 1024:
+        knobs = _deep(work, knobs, panels, machine)
+    if work.rows is None:
+        return knobs
+    tiles = max(1, min(work.rows, knobs.block_m) // tile_m)
+    return replace(knobs, prefetch=max(1, -(-lines // tiles)))
 
 
 def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> GemmKnobs:
