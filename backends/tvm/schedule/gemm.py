@@ -9,7 +9,7 @@ hot loop has no predicate, whether the number of rows is known now or only at ru
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,7 +19,7 @@ from tvm.tirx.script import builder as T
 
 from . import emit
 from .emit import Dim
-from .gemm_knobs import CACHE_LINE, GemmKnobs
+from .gemm_knobs import CACHE_LINE, FEW_TILES, GemmKnobs
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
@@ -82,6 +82,14 @@ class _Gemm:
         """Take the tallest tile that fits `rows`, which is known at run time only."""
         if height == 1:
             emit.branch_if(rows > 0, partial(self.all_rows, rows, 1))
+            return
+        if self.knobs.prefetch_few:
+            knobs = replace(self.knobs, prefetch=self.knobs.prefetch_few, prefetch_few=0)
+            emit.branch(
+                rows >= FEW_TILES * height,
+                partial(self.all_rows, rows, height),
+                partial(replace(self, knobs=knobs).choose, rows, height),
+            )
             return
         emit.branch(
             rows >= height,

@@ -13,9 +13,10 @@ from . import emit
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
-__all__ = ["CACHE_LINE", "GemmKnobs", "GemmWork", "default", "pack_weight"]
+__all__ = ["CACHE_LINE", "FEW_TILES", "GemmKnobs", "GemmWork", "default", "pack_weight"]
 
 CACHE_LINE = 64  # bytes
+FEW_TILES = 6  # of rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class GemmKnobs:
     panel_k: int = 512  # steps of K that are summed before they are added to the result
     block_m: int = 128  # rows that one task computes
     prefetch: int = 2  # cache lines of the next panel that a row tile asks for at a time
+    prefetch_few: int = 0  # the same for fewer than `FEW_TILES`, where that shows at run time only
     chunk: int = 1  # panels that one task computes; if several, K is walked over once for all
 
 
@@ -51,8 +53,8 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     streamed once per row tile, at most 16 bytes a cycle, which the second cache delivers. The rows
     of a block are read once per panel, so `block_m` rows fill three eighths of that cache: two
     panels and what is stored need room too; less where panels alone do not feed the cores evenly.
-    Row tiles share out the lines of the next panel that they ask for; two each serve 48 rows,
-    where their number is not known.
+    Row tiles share out the lines of the next panel that they ask for. Where their number is not
+    known, two each serve 48 rows, and fewer rows have code of their own.
     """
     lanes = emit.lanes_of(machine)
     shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
@@ -78,7 +80,7 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     if work.inner > 1024:
         knobs = _deep(work, knobs, panels, machine)
     if work.rows is None:
-        return knobs
+        return replace(knobs, prefetch_few=-(-lines // 2))
     tiles = max(1, min(work.rows, knobs.block_m) // tile_m)
     return replace(knobs, prefetch=max(1, -(-lines // tiles)))
 
