@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tunesmith.ir import opset as ops
@@ -15,7 +17,7 @@ from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import same, text_of
 from .building import expand_to, flatten_to, permute, reshape_to, slice_to
 
-__all__ = ["MOVEMENT", "repeated", "reshaped"]
+__all__ = ["MOVEMENT", "equate_parts", "repeated", "reshaped"]
 
 
 def reshaped(call: Call, shape: tuple[Dim, ...], wanted: tuple[Dim, ...], zero_copies: bool,
@@ -147,6 +149,17 @@ def _tile(call: Call) -> Result:
     return tiled(x, repeats)
 
 
+def equate_parts(call: Call, parts: Sequence[Dim], size: Dim) -> None:
+    """Hold the parts of an axis against its size: together they make it."""
+    total: Dim = 0
+    for part in parts:
+        total = total + part
+    try:
+        call.builder.equate(total, size)
+    except ValueError:
+        call.fail(f"parts of {text_of(parts)} do not make {size}")
+
+
 def _split(call: Call) -> Result:
     x = call.x()
     axis = call.axis(call.integer("axis", 0), len(x.shape))
@@ -167,13 +180,7 @@ def _split(call: Call) -> Result:
         sizes = (*[each] * (count - 1), size - each * (count - 1))
     if len(sizes) != count:
         call.fail(f"{len(sizes)} sizes do not make {count} results")
-    total: Dim = 0
-    for part in sizes:
-        total = total + part
-    try:
-        call.builder.equate(total, size)
-    except ValueError:
-        call.fail(f"parts of {text_of(sizes)} do not make {size}")
+    equate_parts(call, sizes, size)
     start: Dim = 0
     known = call.known(0)
     if known is not None and all(isinstance(part, int) for part in sizes):

@@ -17,6 +17,7 @@ from ..limits import LIMITS
 from ..onnx_call import Call, Result, Table, Tensor
 from ..onnx_content import of_items
 from .building import reshape_to, slice_to
+from .movement import equate_parts
 
 __all__ = ["SEQUENCE", "TensorList"]
 
@@ -95,13 +96,7 @@ def _split(call: Call) -> Result:
         if -(-size // each) > LIMITS.steps:
             call.fail(f"more than {LIMITS.steps} parts are too many")
         parts = tuple(min(each, size - start) for start in range(0, size, each))
-    total: Dim = 0
-    for part in parts:
-        total = total + part
-    try:
-        call.builder.equate(total, size)
-    except ValueError:
-        call.fail(f"parts of {total} in all do not make {size}")
+    equate_parts(call, parts, size)
     found, start = [], 0 * size
     for part in parts:
         one = slice_to(x, axis, start, start + part)
