@@ -1,1 +1,1 @@
-"""Search over the knobs of schedule templates. Nothing yet: templates choose by analysis."""
+"""Search over the knobs of schedule templates, and the store of what was measured."""

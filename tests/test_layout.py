@@ -33,6 +33,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "tvm_ffi": ("runtime/tvm_module.py", "backends/tvm/", "autotune/"),
     "onnxruntime": ("tunesmith/oracle.py",),
     "networkx": ("passes/", "backends/"),
+    "sqlalchemy": ("autotune/",),
 }
 FOLDERS = tuple(MAY_IMPORT)
 # What a fresh process may take; the machines of CI are shared, so the limits have slack.

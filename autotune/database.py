@@ -1,0 +1,188 @@
+"""The tuning store: every trial ever measured, durable, and found again by what it was of.
+
+One SQLite file by default, a PostgreSQL server by URL; the code is the same. A hash picks a
+workload's row, its whole text decides; each row has a digest, so that what was not written by us is
+never handed out. A damaged file is set aside and rebuilt from its intact rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import platformdirs
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tunesmith.ir.diagnostics import TuneError
+
+from .connection import Link
+from .damage import check, prepare, rebuild
+from .records import Device, Record, Verdict, Workload
+from .rows import find_device, find_workload, insert, read_record, read_workload
+from .schema import STEPS, DamageError, Step, migrate, trials, workloads
+
+__all__ = ["Database", "default_url", "open_database"]
+
+T = TypeVar("T")
+
+
+def default_url() -> str:
+    """`TUNESMITH_DB`, or `tune.db` in the user's data folder."""
+    chosen = os.environ.get("TUNESMITH_DB")
+    return chosen or str(Path(platformdirs.user_data_dir("tunesmith")) / "tune.db")
+
+
+def open_database(
+    url: str | Path | None = None,
+    *,
+    create: bool = True,
+    tell: Callable[[str], None] | None = None,
+    steps: Sequence[Step] = STEPS,
+) -> Database:
+    """Open a store: the default one, a SQLite file by its path, or a server by its URL.
+
+    A file that does not exist is created, unless `create` is off. `tell` gets a line if a damaged
+    file was set aside; the log does if it is not given. Raises `TuneError` if the store cannot be
+    opened, was written by a newer version, or is not one of ours.
+    """
+    return Database(Link(url or default_url()), create=create, tell=tell, steps=steps)
+
+
+class Database:
+    """An open store; safe to use from several processes and threads at once.
+
+    Every method raises `TuneError` if the disk is full, the store is busy for half a minute or
+    cannot be reached; what was stored before stays.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        create: bool = True,
+        tell: Callable[[str], None] | None = None,
+        steps: Sequence[Step] = STEPS,
+    ) -> None:
+        self._link = link
+        self._tell = tell or logging.getLogger("tunesmith.autotune").warning
+        self._steps = steps
+        prepare(link, create=create)
+        self._run(lambda connection: check(connection, link), write=False)
+        self._run(lambda connection: migrate(connection, steps), write=True)
+
+    @property
+    def place(self) -> str:
+        """The path, or the URL without its password."""
+        return self._link.place
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the store; nothing is pending, for every transaction ended when it returned."""
+        self._link.engine.dispose()
+
+    def _run(self, work: Callable[[Connection], T], *, write: bool) -> T:
+        """One transaction; if the file turns out to be damaged, rebuild it and try once more."""
+        try:
+            return self._link.run(work, write=write)
+        except DamageError as damage:
+            line = rebuild(self._link, damage, self._steps)
+            if line is not None:
+                self._tell(line)
+        try:
+            return self._link.run(work, write=write)
+        except DamageError as damage:
+            raise TuneError(f"the store is damaged: {damage}", where=self.place) from damage
+
+    def add(self, record: Record) -> int:
+        """Store a trial, and return the number of its row; it is durable when this returns.
+
+        A trial that is there already (the same workload, device, versions, seed and number) is not
+        stored twice; if its knobs are others, `TuneError` is raised and the first one stays.
+        """
+        return self._run(lambda connection: insert(connection, record)[0], write=True)
+
+    def trials(
+        self, workload: Workload, device: Device, versions: str, seed: int | None = None
+    ) -> list[Record]:
+        """The trials of a workload, by seed and number; of one seed if it is given."""
+        return self._run(
+            lambda connection: _trials(connection, workload, device, versions, seed), write=False
+        )
+
+    def best(self, workload: Workload, device: Device, versions: str) -> Record | None:
+        """The trial to use: checked, ok, and of the greatest speedup above 1; or None."""
+        return _best(self.trials(workload, device, versions))
+
+    def near(
+        self,
+        template: str,
+        device: Device,
+        versions: str,
+        features: Mapping[str, int],
+        limit: int = 4,
+    ) -> list[Record]:
+        """The best records of the nearest workloads, nearest first, at most `limit`.
+
+        Only workloads with the same names of features are near at all; the distance is Euclidean
+        in the logarithm of each. A workload that has exactly these features comes first.
+        """
+
+        def work(connection: Connection) -> list[Record]:
+            query = sa.select(workloads).where(workloads.c.template == template)
+            candidates = [
+                read_workload(row)
+                for row in connection.execute(query.order_by(workloads.c.id)).mappings()
+            ]
+            candidates = [w for w in candidates if w.features.keys() == features.keys()]
+            found: list[Record] = []
+            for candidate in sorted(candidates, key=lambda w: _distance(w.features, features)):
+                if len(found) >= limit:
+                    break
+                best = _best(_trials(connection, candidate, device, versions, None))
+                found += [best] if best is not None else []
+            return found
+
+        return self._run(work, write=False)
+
+
+def _trials(
+    connection: Connection, work: Workload, device: Device, versions: str, seed: int | None
+) -> list[Record]:
+    work_id, device_id = find_workload(connection, work), find_device(connection, device)
+    if work_id is None or device_id is None:
+        return []
+    query = sa.select(trials).where(
+        trials.c.workload_id == work_id,
+        trials.c.device_id == device_id,
+        trials.c.versions == versions,
+    )
+    if seed is not None:
+        query = query.where(trials.c.seed == seed)
+    rows = connection.execute(query.order_by(trials.c.seed, trials.c.trial)).mappings()
+    return [read_record(row, work, device) for row in rows]
+
+
+def _best(records: Sequence[Record]) -> Record | None:
+    usable = [r for r in records if r.checked and r.verdict == Verdict.ok and r.speedup > 1]
+    return max(usable, key=lambda r: r.speedup, default=None)
+
+
+def _distance(left: Mapping[str, int], right: Mapping[str, int]) -> float:
+    """Of two sizes, what counts is their ratio; `asinh` is a logarithm that takes 0 as well."""
+    return math.dist(*([math.asinh(sizes[name]) for name in left] for sizes in (left, right)))
