@@ -14,7 +14,20 @@ from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 from tunesmith.runtime.manifest import Json
 
-__all__ = ["Backend", "Library", "Lowered"]
+__all__ = ["Backend", "Library", "Lowered", "TuningRecords"]
+
+
+class TuningRecords(Protocol):
+    """What was found by measuring: knobs for kernels, instead of those that analysis gives."""
+
+    def knobs(
+        self, template: str, text: str, features: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
+        """Knobs for a kernel of a template (`gemm/1`), whose content `text` is; `None` if unknown.
+
+        `features` are numbers of its work, for whoever looks for what is near.
+        """
+        ...
 
 
 @dataclass
@@ -33,6 +46,7 @@ class Lowered:
     weights: list[tuple[str, NDArray[np.generic]]]
     kernels: list[dict[str, Json]] = field(default_factory=list)
     sizes: Mapping[str, Dim] = field(default_factory=dict)
+    tunable: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Backend(Protocol):
 
     name: str
 
-    def lower(self, graph: Graph, target: Target) -> Lowered:
+    def lower(self, graph: Graph, target: Target, records: TuningRecords | None = None) -> Lowered:
         """Choose kernels and layouts; `BackendError` names what cannot be done and where."""
         ...
 

@@ -119,6 +119,55 @@ def _compile(
     compile_command(model, output, target, shape or [], dim or [], level, threads, verify, json)
 
 
+@app.command("tune")
+def _tune(
+    model: Model,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT.tsm", help="Beside the model if not given."),
+    ] = None,
+    target: TargetName = "host",
+    shape: Shape = None,
+    dim: Dim = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="NAME=128", help="The size of a symbol to tune at."),
+    ] = None,
+    level: Level = 2,
+    threads: Threads = None,
+    budget: Annotated[str, typer.Option(metavar="10m", help="How long to search.")] = "10m",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="At most so many candidates, of all kernels.")
+    ] = None,
+    db: Annotated[
+        str | None, typer.Option("--db", metavar="URL", help="Where records are kept.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", metavar="GLOB", help="Only these kernels; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the kernels and their shares; tune nothing.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Try the result beside ONNX Runtime.")
+    ] = True,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="OUT.png", help="Draw the curve of the search.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Search for quicker kernels on this machine, and compile with them.
+
+    Ctrl-C ends the search and keeps everything; the same call goes on where it stopped.
+    """
+    from tunesmith.cli_tune import tune_command
+
+    tune_command(model, output, target, shape or [], dim or [], at or [], level, threads, budget,
+                 trials, db, tasks or [], seed, dry_run, verify, plot, json)  # fmt: skip
+
+
 @app.command("run")
 def _run(
     artifact: Compiled,

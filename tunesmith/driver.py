@@ -34,9 +34,9 @@ from tunesmith.runtime.manifest import (
 if TYPE_CHECKING:
     import onnx
 
-    from tunesmith.backends.base import Lowered
+    from tunesmith.backends.base import Lowered, TuningRecords
 
-__all__ = ["compile_model", "optimize"]
+__all__ = ["Progress", "compile_model", "optimize"]
 
 Progress = Callable[[str], None]
 
@@ -85,6 +85,8 @@ def compile_model(
     threads: int | None = None,
     verify: bool = False,
     progress: Progress | None = None,
+    records: Callable[[Sequence[SymbolSpec]], TuningRecords] | None = None,
+    observe: Callable[[Lowered], object] | None = None,
 ) -> Artifact:
     """Compile a model to an artifact, which `save` writes and `tunesmith.runtime.load` runs.
 
@@ -98,6 +100,8 @@ def compile_model(
         verify: run the result beside ONNX Runtime at several sizes, and keep the differences in
             the manifest; needs a source that is an ONNX model, and a target this machine can run.
         progress: called with the name of each stage when it begins.
+        records: called with the symbols; what it returns has knobs for kernels that were tuned.
+        observe: called with what was lowered, before it is built.
 
     Raises:
         CompilerError: one of its kinds, with where it happened and what to do.
@@ -133,7 +137,10 @@ def compile_model(
 
             text = print_graph(graph)
             backend = TvmBackend()
-            lowered = backend.lower(graph, where)
+            tuned = records(interface[2]) if records is not None else None
+            lowered = backend.lower(graph, where, tuned)
+    if observe is not None:
+        observe(lowered)
     with clock.stage("build"):
         library = backend.build(lowered, clock.count("build"))
     manifest = Manifest(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import select
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from tunesmith.child import run_in_child
 from tunesmith.ir.diagnostics import BackendError, CompilerError
 from tunesmith.ir.dims import Dim, evaluate_dim
 from tunesmith.oracle import OnnxSession, compare, version
 from tunesmith.random_inputs import make_inputs, sizes_to_verify
 from tunesmith.runtime import Artifact, load
 from tunesmith.runtime.manifest import Json, Manifest
-from tunesmith.runtime.processes import die_with_parent
 
 if TYPE_CHECKING:
     import onnx
@@ -36,53 +33,13 @@ def check_in_child(
     `work` is the number of arithmetic operations of a run: sizes are smaller where it is great.
     A model that the oracle cannot load or run is no worse for it: then `skipped` says why.
 
-    The child is forked from the compiler, which has run no kernel: the artifact needs no file, and
-    a kernel that crashed would not take the compiler with it.
-
     Raises:
         BackendError: an output differs by more than its tolerance, or the child ended early.
     """
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        die_with_parent()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.close(read)
-        with os.fdopen(write, "w") as pipe:
-            try:
-                pipe.write(json.dumps(_check(artifact, source, work)))
-            except BaseException as error:  # the parent has to hear of everything
-                pipe.write(json.dumps({"error": f"{type(error).__name__}: {error}"}))
-        os._exit(0)
-    os.close(write)
-    ended = False
-    try:
-        with os.fdopen(read) as pipe:
-            ready, _, _ = select.select([pipe], [], [], _DEADLINE)
-            text = pipe.read() if ready else ""
-        if ready:
-            _, status = os.waitpid(child, 0)
-            ended = True
-    finally:
-        if not ended:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    if not ready:
-        raise BackendError(
-            f"the compiled model did not end within {_DEADLINE} s",
-            hint="`--no-verify` compiles without trying the result",
-        )
-    if status or not text:
-        raise BackendError(
-            f"the compiled model ended the process that tried it (status {status})",
-            hint="this is a fault of tunesmith: please report it with the model",
-        )
-    result: dict[str, Json] = json.loads(text)
-    if "error" in result:
-        raise BackendError(
-            f"the compiled model could not be run: {result['error']}",
-            hint="this is a fault of tunesmith: please report it with the model",
-        )
+    result = run_in_child(
+        lambda: _check(artifact, source, work), deadline=_DEADLINE,
+        hint="`--no-verify` compiles without trying the result",
+    )  # fmt: skip
     if "skipped" in result:
         return result
     if not result["passed"]:

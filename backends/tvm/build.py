@@ -20,7 +20,7 @@ from ..base import Library, Lowered
 from .memory import planned_bytes
 from .objects import compile_objects
 
-__all__ = ["build_library", "find_linker", "tvm_target"]
+__all__ = ["build_library", "find_linker", "link", "tvm_target"]
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
@@ -88,7 +88,7 @@ def build_library(lowered: Lowered, progress: Callable[[int, int], None] | None 
             files.append(str(Path(folder) / f"{name}.o"))
             Path(files[-1]).write_bytes(code)
         path = Path(folder) / "kernels.so"
-        executable.export_library(str(path), fcompile=_link, addons=files)
+        executable.export_library(str(path), fcompile=link, addons=files)
         arena = planned_bytes(planned, lowered.sizes)
         return Library(path.read_bytes(), arena="" if arena is None else str(arena))
 
@@ -112,12 +112,13 @@ def find_linker() -> list[str]:
     )
 
 
-def _link(output: str, objects: Sequence[str], options: object = None, **_: object) -> None:
+def link(output: str, objects: Sequence[str], options: object = None, **_: object) -> None:
+    """Link a shared library of object files; `BuildError` holds the words of the linker."""
     command = [*find_linker(), "-shared", "-fPIC", "-o", output, *objects]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BuildError(f"`{' '.join(command[:4])} …` failed: {done.stderr.strip()[-2000:]}")
 
 
-_link.object_format = "o"  # type: ignore[attr-defined]  # how TVM asks for object files
-_link.output_format = "so"  # type: ignore[attr-defined]
+link.object_format = "o"  # type: ignore[attr-defined]  # how TVM asks for object files
+link.output_format = "so"  # type: ignore[attr-defined]

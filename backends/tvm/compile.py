@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 
-from ..base import Library, Lowered
+from ..base import Library, Lowered, TuningRecords
 from .build import build_library
 from .legalize import legalize
 from .relax import lower_graph
@@ -20,10 +20,10 @@ class TvmBackend:
 
     name = "tvm"
 
-    def lower(self, graph: Graph, target: Target) -> Lowered:
-        """Give every node a kernel; the graph is changed in place."""
+    def lower(self, graph: Graph, target: Target, records: TuningRecords | None = None) -> Lowered:
+        """Give every node a kernel, by its tuned knobs if there are some; changes the graph."""
         legalize(graph)
-        return lower_graph(graph, target)
+        return lower_graph(graph, target, records)
 
     def build(
         self, lowered: Lowered, progress: Callable[[int, int], None] | None = None

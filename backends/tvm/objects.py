@@ -27,7 +27,7 @@ from tunesmith.runtime.processes import die_with_parent
 
 from . import PINNED
 
-__all__ = ["cache_folder", "compile_objects"]
+__all__ = ["cache_folder", "compile_objects", "emit_object"]
 
 _DIGEST = 32
 # Our buffers have the size that they need; proving so took minutes for kernels of unknown sizes.
@@ -104,7 +104,7 @@ def _compile(
         try:
             if count < 2:
                 for number, name in enumerate(names):
-                    _emit(name, writers[name], target, folder)
+                    emit_object(name, writers[name], target, folder)
                     if progress is not None:
                         progress(number + 1, len(names))
             else:
@@ -135,7 +135,7 @@ def _fork(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for name in names:
-            _emit(name, writers[name], target, folder)
+            emit_object(name, writers[name], target, folder)
         status = 0
     except BaseException as error:
         (folder / f"error-{os.getpid()}").write_text(str(error))
@@ -164,7 +164,8 @@ def _wait(children: list[int], folder: Path, told: Callable[[int], None] | None)
             time.sleep(0.02)
 
 
-def _emit(name: str, write: Writer, target: tvm.target.Target, folder: Path) -> None:
+def emit_object(name: str, write: Writer, target: tvm.target.Target, folder: Path) -> None:
+    """Write the object file of one kernel, `name.o`, into a folder; `BuildError` names it."""
     function = write().with_attr("global_symbol", name)
     try:
         with tvm.transform.PassContext(disabled_pass=_SKIPPED):

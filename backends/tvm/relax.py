@@ -19,11 +19,12 @@ from tunesmith.ir.types import TensorType
 from tunesmith.ir.work import flops
 from tunesmith.runtime.manifest import Json
 
-from ..base import Lowered
+from ..base import Lowered, TuningRecords
 from .groups import Plan, form_groups
 from .index import Sizes
 from .kernels.kernel import Kernel, WeightUse, build_kernel
 from .kernels.literals import TVM_DTYPE
+from .schedule.knobs import Knobs
 
 __all__ = ["lower_graph"]
 
@@ -32,7 +33,7 @@ _TIED_BYTES = 1 << 20  # smaller ones are not worth comparing
 _PICKS = frozenset({"gather", "gather_elements", "gather_nd", "slice"})
 
 
-def lower_graph(graph: Graph, target: Target) -> Lowered:
+def lower_graph(graph: Graph, target: Target, records: TuningRecords | None = None) -> Lowered:
     """Form groups, write each distinct kernel once, and call them in order.
 
     Inside, every tensor is flat; inputs and outputs have their shapes. The parameters of `main`
@@ -40,7 +41,20 @@ def lower_graph(graph: Graph, target: Target) -> Lowered:
     """
     plan = form_groups(graph)
     kernels = [build_kernel(group, plan.in_memory, target.machine) for group in plan.groups]
+    if records is not None:
+        for kernel in kernels:
+            kernel.chosen = _recorded(kernel, records)
     return _Module(graph, target, plan, kernels).lower()
+
+
+def _recorded(kernel: Kernel, records: TuningRecords) -> Knobs | None:
+    """Knobs that were measured to be better than the default ones."""
+    template = kernel.template
+    if template is None:
+        return None
+    found = records.knobs(template.title, kernel.key, template.features)
+    knobs = None if found is None else template.knobs(found)
+    return None if knobs == template.default else knobs
 
 
 class _InputSizes(Sizes):
@@ -106,8 +120,9 @@ class _Module:
             module = self._main(params, slots)
         weights = [(f"w{number}", array.result()) for number, array in enumerate(packed)]
         return Lowered(
-            self.graph, self.target, module, self.functions, weights, self.table, self.sizes.named()
-        )
+            self.graph, self.target, module, self.functions, weights, self.table,
+            self.sizes.named(), {k.name: k for k in self.kernels if k.template is not None},
+        )  # fmt: skip
 
     def _main(self, params: list[relax.Var], slots: dict[object, relax.Expr]) -> IRModule:
         """The module: inputs as flat views, the kernels in order, outputs with their shapes."""
@@ -226,6 +241,8 @@ def _row(kernel: Kernel, name: str) -> dict[str, Json]:
         "flops": str(operations),
         "bytes": str(moved),
         "weight_bytes": str(weights),
+        "knobs": None if kernel.knobs is None else {**kernel.knobs.numbers()},
+        "tuned": kernel.chosen is not None,
     }
 
 

@@ -19,10 +19,18 @@ from tunesmith.ir.types import DType
 from ..evaluator import Evaluator
 from ..index import Index, Sizes
 from ..schedule import conv, conv_knobs, depthwise, emit
+from ..schedule.knobs import Knobs
 from ..schedule.window import Window
 from .literals import immediate
 
-__all__ = ["ConvLayout", "conv_layout", "emit_conv_group", "emit_pool_group", "is_depthwise"]
+__all__ = [
+    "ConvLayout",
+    "conv_work",
+    "emit_conv_group",
+    "emit_pool_group",
+    "is_depthwise",
+    "pool_window",
+]
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,14 @@ def is_depthwise(node: Node) -> bool:
     )
 
 
-def conv_layout(node: Node, machine: Machine) -> ConvLayout | None:
-    """How the weight is packed, from what is known when the model is compiled; or row-major."""
-    if is_depthwise(node):
-        return None
-    work = _work(node, Sizes(), write=False)
-    return ConvLayout(work, conv_knobs.default(work, machine))
+def conv_work(node: Node) -> conv_knobs.ConvWork:
+    """The convolution, as far as it is known when the model is compiled."""
+    return _work(node, Sizes(), write=False)
+
+
+def pool_window(node: Node) -> Window:
+    """The window of a pooling, as far as it is known when the model is compiled."""
+    return _window(node, _pair(node, "kernel"), Sizes(), write=False)
 
 
 def _pair(node: Node, name: str, fallback: int = 1) -> tuple[int, int]:
@@ -140,6 +150,7 @@ def emit_conv_group(
     store: tirx.Buffer,
     weight: tirx.Buffer,
     machine: Machine,
+    knobs: Knobs,
 ) -> None:
     """A convolution with its bias, and what is fused behind it."""
     x = node.present_operands[0]
@@ -154,8 +165,7 @@ def emit_conv_group(
         at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
         reader.finish(node, output, store, at, value)
 
-    layout = conv_layout(node, machine)
-    if layout is not None:
+    if isinstance(knobs, conv_knobs.ConvKnobs):
         conv.emit_conv(
             batch=_size(shape[0], sizes),
             work=work,
@@ -163,9 +173,10 @@ def emit_conv_group(
             weight=weight,
             store=write,
             machine=machine,
-            knobs=layout.knobs,
+            knobs=knobs,
         )
         return
+    assert isinstance(knobs, depthwise.PlaneKnobs)
     taps = work.window.kernel[0] * work.window.kernel[1]
     fold = depthwise.Fold(
         filling=0.0,
@@ -186,12 +197,17 @@ def emit_conv_group(
         fold=fold,
         store=place,
         machine=machine,
-        knobs=depthwise.default(work.window, machine),
+        knobs=knobs,
     )
 
 
 def emit_pool_group(
-    evaluator: Evaluator, node: Node, output: Value, store: tirx.Buffer, machine: Machine
+    evaluator: Evaluator,
+    node: Node,
+    output: Value,
+    store: tirx.Buffer,
+    machine: Machine,
+    knobs: depthwise.PlaneKnobs,
 ) -> None:
     """The greatest or the mean of each window, and what is fused behind it."""
     (x,) = node.present_operands
@@ -232,7 +248,7 @@ def emit_pool_group(
         fold=fold,
         store=place,
         machine=machine,
-        knobs=depthwise.default(window, machine),
+        knobs=knobs,
     )
 
 

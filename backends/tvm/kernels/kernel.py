@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,18 @@ from ..evaluator import Evaluator
 from ..groups import Group
 from ..index import Sizes
 from ..schedule import emit
+from ..schedule.attention import AttentionKnobs
+from ..schedule.conv_knobs import ConvKnobs
+from ..schedule.depthwise import PlaneKnobs
 from ..schedule.gemm_knobs import GemmKnobs, pack_weight
-from .convolutions import ConvLayout, conv_layout, emit_conv_group, emit_pool_group
+from ..schedule.knobs import Knobs
+from .convolutions import ConvLayout, conv_work, emit_conv_group, emit_pool_group
 from .elementwise import emit_elementwise
 from .literals import TVM_DTYPE
-from .products import emit_attention_group, emit_linear, emit_matmul, linear_knobs
+from .products import emit_attention_group, emit_linear, emit_matmul
 from .reference_loops import emit_loops, emit_plain_matmul
 from .rows import emit_rows
+from .templates import Template, template_of
 
 __all__ = ["Kernel", "WeightUse", "build_kernel"]
 
@@ -85,6 +91,17 @@ class Kernel:
     inlined: list[Node]
     machine: Machine
     tied: dict[Value, WeightUse] = field(default_factory=dict)  # tables read from packed weights
+    chosen: Knobs | None = None  # instead of the default of its template
+
+    @cached_property
+    def template(self) -> Template | None:
+        """What the kernel is written by, if it has knobs."""
+        return template_of(self.group, self.machine)
+
+    @property
+    def knobs(self) -> Knobs | None:
+        """The knobs that it is written by."""
+        return self.chosen or (self.template.default if self.template is not None else None)
 
     @property
     def weight(self) -> Value | None:
@@ -137,7 +154,8 @@ class Kernel:
     @property
     def name(self) -> str:
         """The operator and a hash of the key: equal kernels of all models have one name."""
-        digest = hashlib.sha256(self.key.encode()).hexdigest()[:20]
+        text = self.key if self.chosen is None else f"{self.key}\n{self.chosen}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:20]
         return f"{self.group.anchor.op.name}_{digest}"
 
     def weight_use(self, value: Value) -> WeightUse | None:
@@ -147,12 +165,10 @@ class Kernel:
             return None
         if value in self.tied:
             return self.tied[value]
-        packed = value is self.weight
-        if packed and self.group.kind == "conv":
-            return WeightUse(constant, layout=conv_layout(self.group.anchor, self.machine))
-        return WeightUse(
-            constant, linear_knobs(self.group.anchor, self.machine) if packed else None
-        )
+        knobs = self.knobs if value is self.weight else None
+        if isinstance(knobs, ConvKnobs):
+            return WeightUse(constant, layout=ConvLayout(conv_work(self.group.anchor), knobs))
+        return WeightUse(constant, knobs if isinstance(knobs, GemmKnobs) else None)
 
     def function(self) -> tirx.PrimFunc:
         """Write the TIR function: its arguments are reads, sizes and results; all flat."""
@@ -197,31 +213,30 @@ class Kernel:
         )
 
     def _body(self, evaluator: Evaluator, stores: list[tirx.Buffer], lanes: int) -> None:
-        group, output = self.group, self.group.outputs[0]
+        group, output, knobs = self.group, self.group.outputs[0], self.knobs
+        anchor, store, machine = group.anchor, stores[0], self.machine
         if all(value.type.size == 0 for value in group.outputs):
             T.evaluate(0)
         elif group.kind == "elementwise":
-            emit_elementwise(evaluator, output, stores[0], self.inlined, lanes)
+            emit_elementwise(evaluator, output, store, self.inlined, lanes)
         elif group.kind == "rows":
-            emit_rows(evaluator, group.anchor, output, stores[0], lanes)
-        elif group.kind == "gemm":
-            assert self.weight is not None
+            emit_rows(evaluator, anchor, output, store, lanes)
+        elif group.kind == "gemm" and isinstance(knobs, GemmKnobs) and self.weight is not None:
             packed = evaluator.buffers[self.weight]
-            emit_linear(evaluator, group.anchor, output, stores[0], packed, self.machine)
-        elif group.kind == "conv":
-            assert self.weight is not None
+            emit_linear(evaluator, anchor, output, store, packed, machine, knobs)
+        elif group.kind == "conv" and knobs is not None and self.weight is not None:
             packed = evaluator.buffers[self.weight]
-            emit_conv_group(evaluator, group.anchor, output, stores[0], packed, self.machine)
-        elif group.kind == "pool":
-            emit_pool_group(evaluator, group.anchor, output, stores[0], self.machine)
-        elif group.kind == "attention":
-            emit_attention_group(evaluator, group.anchor, stores[0], self.machine, group.by_rows)
-        elif group.kind == "matmul" and group.anchor.present_operands[0].type.dtype is DType.f32:
-            emit_matmul(evaluator, group.anchor, output, stores[0], self.machine)
+            emit_conv_group(evaluator, anchor, output, store, packed, machine, knobs)
+        elif isinstance(knobs, PlaneKnobs):
+            emit_pool_group(evaluator, anchor, output, store, machine, knobs)
+        elif isinstance(knobs, AttentionKnobs):
+            emit_attention_group(evaluator, anchor, store, machine, knobs, group.by_rows)
+        elif isinstance(knobs, GemmKnobs):
+            emit_matmul(evaluator, anchor, output, store, machine, knobs)
         elif group.kind == "matmul":
-            emit_plain_matmul(evaluator, group.anchor, output, stores[0])
+            emit_plain_matmul(evaluator, anchor, output, store)
         else:
-            emit_loops(evaluator, group.anchor, stores)
+            emit_loops(evaluator, anchor, stores)
 
 
 def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kernel:

@@ -16,15 +16,13 @@ from tunesmith.ir.types import DType
 from ..evaluator import Evaluator
 from ..index import Index
 from ..schedule import fastmath
-from ..schedule.attention import AttentionWork, emit_attention
-from ..schedule.attention import default as attention_default
-from ..schedule.batch_matmul import default as batch_default
+from ..schedule.attention import AttentionKnobs, AttentionWork, emit_attention
 from ..schedule.batch_matmul import emit_batch_matmul
 from ..schedule.gemm import emit_gemm
-from ..schedule.gemm_knobs import GemmKnobs, GemmWork, default
+from ..schedule.gemm_knobs import GemmKnobs, GemmWork
 from .literals import immediate
 
-__all__ = ["emit_attention_group", "emit_linear", "emit_matmul", "linear_knobs"]
+__all__ = ["attention_work", "emit_attention_group", "emit_linear", "emit_matmul", "linear_work"]
 
 _ACTIVATIONS: dict[str, Callable[[Prim], Prim]] = {
     "none": lambda x: x,
@@ -53,13 +51,24 @@ def _static(size: int | DimExpr) -> int:
     return size
 
 
-def linear_knobs(node: Node, machine: Machine) -> GemmKnobs:
-    """The knobs of a linear layer; its weight is packed by them when the model is compiled."""
+def linear_work(node: Node) -> GemmWork:
+    """The product of a linear layer."""
     x, weight = node.present_operands[:2]
     rows = product(x.type.shape[:-1])
     inner, cols = map(_static, weight.type.shape)
-    work = GemmWork(rows=rows if isinstance(rows, int) else None, inner=inner, cols=cols)
-    return default(work, machine)
+    return GemmWork(rows=rows if isinstance(rows, int) else None, inner=inner, cols=cols)
+
+
+def attention_work(node: Node) -> AttentionWork:
+    """The lengths and sizes of an attention."""
+    q, k, v = node.present_operands[:3]
+    queries, keys = q.type.shape[2], k.type.shape[2]
+    return AttentionWork(
+        queries=queries if isinstance(queries, int) else None,
+        keys=keys if isinstance(keys, int) else None,
+        head_size=_static(q.type.shape[3]),
+        value_size=_static(v.type.shape[3]),
+    )
 
 
 def emit_linear(
@@ -69,6 +78,7 @@ def emit_linear(
     store: tirx.Buffer,
     packed: tirx.Buffer,
     machine: Machine,
+    knobs: GemmKnobs,
 ) -> None:
     """`activation((x @ weight) * scale + bias)`, and what is fused behind it."""
     x, weight = node.present_operands[:2]
@@ -105,12 +115,17 @@ def emit_linear(
         weight=packed,
         store=write,
         machine=machine,
-        knobs=linear_knobs(node, machine),
+        knobs=knobs,
     )
 
 
 def emit_matmul(
-    evaluator: Evaluator, node: Node, output: Value, store: tirx.Buffer, machine: Machine
+    evaluator: Evaluator,
+    node: Node,
+    output: Value,
+    store: tirx.Buffer,
+    machine: Machine,
+    knobs: GemmKnobs,
 ) -> None:
     """A product of two activations in f32."""
     x, y = node.present_operands
@@ -139,12 +154,17 @@ def emit_matmul(
         load_b=lambda b, k, j: operand(y, b, k, j),
         store=write,
         machine=machine,
-        knobs=batch_default(shape[-1] if isinstance(shape[-1], int) else None, machine),
+        knobs=knobs,
     )
 
 
 def emit_attention_group(
-    evaluator: Evaluator, node: Node, store: tirx.Buffer, machine: Machine, by_rows: bool
+    evaluator: Evaluator,
+    node: Node,
+    store: tirx.Buffer,
+    machine: Machine,
+    knobs: AttentionKnobs,
+    by_rows: bool,
 ) -> None:
     """Attention, its result stored as `[B, H, T, E]`, or `by_rows` as `[B, T, H, E]`."""
     q, k, v = node.present_operands[:3]
@@ -178,12 +198,6 @@ def emit_attention_group(
 
     offset = node.attributes["offset"]
     assert isinstance(offset, int | DimExpr)
-    work = AttentionWork(
-        queries=queries if isinstance(queries, int) else None,
-        keys=keys if isinstance(keys, int) else None,
-        head_size=_static(width),
-        value_size=_static(out),
-    )
     emit_attention(
         batch=size(batch),
         heads=_static(heads),
@@ -203,5 +217,5 @@ def emit_attention_group(
         softcap=float(node.attributes["softcap"]),  # type: ignore[arg-type]  # likewise
         masked_row="zero" if node.attributes["masked_row"] == "zero" else "nan",
         machine=machine,
-        knobs=attention_default(work, machine),
+        knobs=knobs,
     )

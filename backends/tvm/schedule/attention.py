@@ -21,6 +21,7 @@ from tvm.tirx.script import builder as T
 from . import emit, fastmath
 from .attention_few import emit_few
 from .emit import Dim
+from .knobs import Knobs, knob
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
@@ -42,14 +43,19 @@ class AttentionWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionKnobs:
+class AttentionKnobs(Knobs):
     """How attention is cut into pieces."""
 
-    query_vectors: int = 2  # vectors of queries in a task
-    tile_keys: int = 12  # keys whose scores are in registers together
-    block_keys: int = 96  # keys between two corrections of the running maximum
-    unroll_d: int = 4  # steps of the head size in the innermost loop of the scores
-    few_queries: int = 4  # up to so many, elements of a head lie in the lanes, not queries
+    # vectors of queries in a task
+    query_vectors: int = knob(2, 1, 2, 3, 4)
+    # keys whose scores are in registers together
+    tile_keys: int = knob(12, 4, 6, 8, 12, 16, 24)
+    # keys between two corrections of the running maximum
+    block_keys: int = knob(96, 24, 48, 96, 144, 192, 288, 384)
+    # steps of the head size in the innermost loop of the scores
+    unroll_d: int = knob(4, 1, 2, 4, 8)
+    # up to so many, elements of a head lie in the lanes, not queries
+    few_queries: int = knob(4)
 
 
 def default(work: AttentionWork, machine: Machine) -> AttentionKnobs:
@@ -67,6 +73,20 @@ def default(work: AttentionWork, machine: Machine) -> AttentionKnobs:
     block = max(tile, min(96, machine.l1_bytes * 3 // 4 // row) // tile * tile)
     unroll = next(u for u in (4, 2, 1) if work.head_size % u == 0)
     return AttentionKnobs(query_vectors=vectors, tile_keys=tile, block_keys=block, unroll_d=unroll)
+
+
+def fits(work: AttentionWork, machine: Machine, knobs: AttentionKnobs) -> bool:
+    """Whether scores stay in registers, and blocks and steps are whole."""
+    if work.queries is not None and work.queries <= knobs.few_queries:
+        return False  # `attention_few` has no knobs
+    vectors, lanes = knobs.query_vectors, emit.lanes_of(machine)
+    return (
+        vectors * knobs.tile_keys + vectors + 1 <= machine.vector_registers
+        and knobs.block_keys % knobs.tile_keys == 0
+        and work.head_size % knobs.unroll_d == 0
+        and (work.queries is None or (vectors - 1) * lanes < work.queries)
+        and (work.keys is None or knobs.block_keys < 2 * max(work.keys, knobs.tile_keys))
+    )
 
 
 def emit_attention(

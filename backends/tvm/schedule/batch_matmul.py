@@ -19,6 +19,7 @@ from . import emit
 from .emit import Dim
 from .gemm_knobs import GemmKnobs, GemmWork
 from .gemm_knobs import default as gemm_default
+from .knobs import Knobs
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
@@ -36,6 +37,22 @@ def default(cols: int | None, machine: Machine) -> GemmKnobs:
         tile_n=knobs.tile_n,
         panel_k=max(16, depth // 16 * 16),
         block_m=8 * knobs.tile_m,
+    )
+
+
+def fits(machine: Machine, knobs: Knobs) -> bool:
+    """Whether a tile stays in registers and a copied panel in the second cache."""
+    if not isinstance(knobs, GemmKnobs):
+        return False
+    lanes = emit.lanes_of(machine)
+    vectors = knobs.tile_n // lanes
+    unused = (knobs.prefetch, knobs.prefetch_few, knobs.chunk)
+    return (
+        knobs.tile_n % lanes == 0
+        and knobs.tile_m * vectors + vectors + 1 <= machine.vector_registers
+        and knobs.block_m >= knobs.tile_m
+        and knobs.panel_k * knobs.tile_n * emit.FLOAT_BYTES <= machine.l2_bytes // 2
+        and unused == (GemmKnobs.prefetch, GemmKnobs.prefetch_few, GemmKnobs.chunk)
     )
 
 

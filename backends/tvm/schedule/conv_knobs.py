@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import emit
+from .knobs import Knobs, knob
 from .window import Window
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
-__all__ = ["ConvKnobs", "ConvWork", "default", "pack_weight", "packed_shape"]
+__all__ = ["ConvKnobs", "ConvWork", "default", "fits", "pack_weight", "packed_shape"]
 
 # Of a block: its sums, of one tile of channels, stay in the first cache.
 MOST_PIXELS = 384
@@ -37,16 +38,23 @@ class ConvWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvKnobs:
+class ConvKnobs(Knobs):
     """How a convolution is cut into pieces."""
 
-    tile_o: int = 8  # channels of sums in registers; also the width of the packed weight
-    vectors: int = 3  # vectors of pixels in registers
-    odd: bool = False  # a panel has one more pixel, whose sums lie side by side by channel
-    unroll_k: int = 4  # steps of K in the innermost loop
-    panel_k: int = 512  # steps of K that are summed before they are added to the result
-    panels: int = 4  # panels of pixels that one task gathers
-    rows: int = 0  # rows of the result that one task gathers as planes; 0 for panels
+    # channels of sums in registers; also the width of the packed weight
+    tile_o: int = knob(8, 1, 2, 4, 6, 8, 12, 14)
+    # vectors of pixels in registers
+    vectors: int = knob(3, 0, 1, 2, 3, 4, 6, 8)
+    # a panel has one more pixel, whose sums lie side by side by channel
+    odd: bool = knob(False, False, True)
+    # steps of K in the innermost loop
+    unroll_k: int = knob(4, 1, 2, 4, 8)
+    # steps of K that are summed before they are added to the result
+    panel_k: int = knob(512, 64, 128, 256, 512, 1024)
+    # panels of pixels that one task gathers
+    panels: int = knob(4, 1, 2, 3, 4, 6, 8, 12, 16, 24)
+    # rows of the result that one task gathers as planes; 0 for panels
+    rows: int = knob(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 20, 28, 40, 56)
 
 
 def default(work: ConvWork, machine: Machine) -> ConvKnobs:
@@ -100,11 +108,8 @@ def _plane_rows(work: ConvWork, width: int, lanes: int, room: int) -> int:
     sizes = [emit.static(d) for d in (*window.out, window.image[0], window.image[1])]
     if window.pointwise or None in sizes:
         return 0
-    height, out_width, _, image_width = (d for d in sizes if d is not None)
-    stride = window.strides[1]
-    columns = -(-(image_width + window.low[1] + window.high[1]) // stride)
-    phases = len(window.phases(0)) * len(window.phases(1))
-    reach = max(map(window.reach, window.phases(0)))
+    height, out_width = (d for d in sizes[:2] if d is not None)
+    columns, phases, reach = _planes(window)
 
     def cost(rows: int) -> float:
         vectors = -(-((rows - 1) * columns + out_width) // lanes)
@@ -119,6 +124,43 @@ def _plane_rows(work: ConvWork, width: int, lanes: int, room: int) -> int:
     best = min(fits, key=cost, default=0)
     unrolled = 1.0 + 16.0 / work.out
     return best if best and cost(best) < unrolled else 0
+
+
+def _planes(window: Window) -> tuple[int, int, int]:
+    """Of a window of known sizes: columns of a plane, planes of a channel, rows read further."""
+    width = emit.static(window.image[1])
+    assert width is not None
+    columns = -(-(width + window.low[1] + window.high[1]) // window.strides[1])
+    phases = len(window.phases(0)) * len(window.phases(1))
+    return columns, phases, max(map(window.reach, window.phases(0)))
+
+
+def fits(work: ConvWork, machine: Machine, knobs: ConvKnobs) -> bool:
+    """Whether the sums of a tile stay in registers, and what a block gathers in the second cache.
+
+    Planes are for windows of known sizes only, and have no odd pixel.
+    """
+    pixels, lanes = emit.static(work.window.pixels), emit.lanes_of(machine)
+    width = knobs.vectors * lanes + knobs.odd
+    sums = knobs.tile_o * knobs.vectors + knobs.odd * -(-knobs.tile_o // lanes)
+    if not width or sums + knobs.vectors + 1 + knobs.odd > machine.vector_registers:
+        return False
+    if knobs.tile_o > 2 * work.out or (knobs.odd and knobs.tile_o == 1 and knobs.vectors):
+        return False
+    if pixels is not None and (knobs.vectors - 1) * lanes >= pixels:
+        return False
+    if pixels is None and not knobs.vectors:
+        return False
+    most = machine.l2_bytes // emit.FLOAT_BYTES
+    if not knobs.rows:
+        return knobs.panels == 1 or work.depth * width * knobs.panels <= most
+    window = work.window
+    sizes = [emit.static(d) for d in (*window.out, window.image[0], window.image[1])]
+    if knobs.odd or window.pointwise or None in sizes or knobs.panels != ConvKnobs.panels:
+        return False
+    columns, phases, reach = _planes(window)
+    gathered = work.inner * phases * (knobs.rows + reach) * columns
+    return knobs.rows <= (sizes[0] or 0) and knobs.rows * columns <= MOST_PLACES <= most >= gathered
 
 
 def packed_shape(work: ConvWork, knobs: ConvKnobs) -> tuple[int, int, int]:

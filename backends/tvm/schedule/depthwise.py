@@ -17,12 +17,13 @@ from tvm.tirx.script import builder as T
 
 from . import emit
 from .emit import Dim
+from .knobs import Knobs, knob
 from .window import Plane, Window
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
-__all__ = ["Fold", "PlaneKnobs", "default", "emit_planes"]
+__all__ = ["Fold", "PlaneKnobs", "default", "emit_planes", "fits"]
 
 LoadImage: TypeAlias = Callable[[Expr, Expr, Expr, Expr], Expr]
 StorePlace: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr], None]
@@ -42,10 +43,11 @@ class Fold:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaneKnobs:
+class PlaneKnobs(Knobs):
     """How a channel is cut into pieces."""
 
-    rows: int = 16  # of the result, computed from one copy
+    # of the result, computed from one copy
+    rows: int = knob(16, 1, 2, 3, 4, 6, 7, 8, 10, 12, 14, 16, 20, 28, 32, 56)
 
 
 def default(window: Window, machine: Machine) -> PlaneKnobs:
@@ -59,6 +61,14 @@ def default(window: Window, machine: Machine) -> PlaneKnobs:
         blocks = -(-height // rows)
         rows = -(-height // blocks)
     return PlaneKnobs(rows=rows)
+
+
+def fits(window: Window, machine: Machine, knobs: PlaneKnobs) -> bool:
+    """Whether there are so many rows, and their copy fits into half of the second cache."""
+    height, width = emit.static(window.out[0]), emit.static(window.image[1]) or 256
+    row = (width + window.low[1] + window.high[1]) * emit.FLOAT_BYTES
+    copied = (knobs.rows * window.strides[0] + window.kernel[0]) * row
+    return (height is None or knobs.rows <= height) and copied <= machine.l2_bytes // 2
 
 
 def emit_planes(

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import emit
+from .knobs import Knobs, knob
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
-__all__ = ["CACHE_LINE", "FEW_TILES", "GemmKnobs", "GemmWork", "default", "pack_weight"]
+__all__ = ["CACHE_LINE", "FEW_TILES", "GemmKnobs", "GemmWork", "default", "fits", "pack_weight"]
 
 CACHE_LINE = 64  # bytes
 FEW_TILES = 6  # of rows
@@ -29,17 +30,25 @@ class GemmWork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GemmKnobs:
+class GemmKnobs(Knobs):
     """How a product is cut into pieces."""
 
-    tile_m: int = 8  # rows of sums in registers
-    tile_n: int = 48  # columns of sums in registers; also the width of a packed panel
-    unroll_k: int = 4  # steps of K in the innermost loop
-    panel_k: int = 512  # steps of K that are summed before they are added to the result
-    block_m: int = 128  # rows that one task computes
-    prefetch: int = 2  # cache lines of the next panel that a row tile asks for at a time
-    prefetch_few: int = 0  # the same for fewer than `FEW_TILES`, where that shows at run time only
-    chunk: int = 1  # panels that one task computes; if several, K is walked over once for all
+    # rows of sums in registers
+    tile_m: int = knob(8, 4, 5, 6, 7, 8, 9, 10, 12, 14)
+    # columns of sums in registers; also the width of a packed panel
+    tile_n: int = knob(48, 8, 16, 24, 32, 48, 64, 96)
+    # steps of K in the innermost loop
+    unroll_k: int = knob(4, 1, 2, 4, 8, 16)
+    # steps of K that are summed before they are added to the result
+    panel_k: int = knob(512, 128, 192, 256, 384, 512, 768, 1024)
+    # rows that one task computes
+    block_m: int = knob(128, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+    # cache lines of the next panel that a row tile asks for at a time
+    prefetch: int = knob(2, 0, 1, 2, 3, 4, 6)
+    # the same for fewer than `FEW_TILES`, where that shows at run time only
+    prefetch_few: int = knob(0, 0, 2, 4, 6, 8)
+    # panels that one task computes; if several, K is walked over once for all
+    chunk: int = knob(1, 1, 2, 3, 4, 6, 8, 12, 16)
 
 
 def default(work: GemmWork, machine: Machine) -> GemmKnobs:
@@ -105,6 +114,24 @@ def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> Ge
     rounds = -(-panels // (most * machine.cores))
     chunk = -(-panels // (rounds * machine.cores))
     return replace(knobs, panel_k=depth, block_m=block, chunk=chunk) if chunk > 1 else knobs
+
+
+def fits(work: GemmWork, machine: Machine, knobs: GemmKnobs) -> bool:
+    """Whether the sums of a tile stay in registers, and no knob asks for what has no effect."""
+    lanes = emit.lanes_of(machine)
+    vectors = knobs.tile_n // lanes
+    known = work.rows is not None
+    rows = work.rows if work.rows is not None else 1 << 30
+    return (
+        knobs.tile_n % lanes == 0
+        and knobs.tile_m * vectors + vectors + 1 <= machine.vector_registers
+        and (knobs.tile_m <= rows or knobs.tile_m == GemmKnobs.tile_m)
+        and knobs.tile_m <= knobs.block_m <= max(rows + knobs.tile_m, 32)
+        and knobs.panel_k <= max(2 * work.inner, 128)
+        and knobs.chunk <= -(-work.cols // knobs.tile_n)
+        and not (known and knobs.prefetch_few)
+        and knobs.unroll_k <= work.inner
+    )
 
 
 def pack_weight(weight: NDArray[Any], knobs: GemmKnobs) -> NDArray[Any]:

@@ -1,0 +1,76 @@
+"""Where the compiler finds tuned knobs: those just chosen, or those of a store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .device import workload_of
+from .records import Device, Record, Verdict
+from .tune import CONFIRMED, Store
+
+__all__ = ["Chosen", "FromStore"]
+
+_NEAR = 1.0  # doublings of sizes, all together, up to which the knobs of another shape are used
+
+
+@dataclass
+class Chosen:
+    """Knobs by the kernel: `by_kernel` has the template and the text of a kernel as its key."""
+
+    by_kernel: dict[tuple[str, str], Mapping[str, int]] = field(default_factory=dict)
+
+    def knobs(
+        self, template: str, text: str, features: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
+        """See `TuningRecords`."""
+        return self.by_kernel.get((template, text))
+
+
+@dataclass
+class FromStore:
+    """The records of a store for one device, at the sizes that a model is tuned at.
+
+    Only records count whose results were compared with the untuned kernel's and that won the race
+    at the end of a search. For a shape that was never tuned it is the knobs of the nearest one, if
+    that is near; `used` tells which were taken, and for whom.
+    """
+
+    store: Store
+    device: Device
+    versions: str
+    sizes: Mapping[str, int]
+    used: dict[tuple[str, str], Record] = field(default_factory=dict)
+
+    def knobs(
+        self, template: str, text: str, features: Mapping[str, int]
+    ) -> Mapping[str, int] | None:
+        """See `TuningRecords`."""
+        workload = workload_of(template, text, features, self.sizes)
+        raced = self.store.trials(workload, self.device, self.versions, CONFIRMED)
+        found = best_of(raced)
+        if not raced:
+            near = self.store.near(template, self.device, self.versions, workload.features, 1)
+            found = next(
+                (r for r in near if _doublings(r.workload.features, workload.features) <= _NEAR),
+                None,
+            )
+        if found is None:
+            return None
+        self.used[template, text] = found
+        return found.knobs
+
+
+def best_of(records: Sequence[Record]) -> Record | None:
+    """The quickest of those that won their race and whose results were compared."""
+    won = [r for r in records if r.verdict is Verdict.ok and r.checked and r.speedup > 1]
+    return max(won, key=lambda r: r.speedup, default=None)
+
+
+def _doublings(one: Mapping[str, int], other: Mapping[str, int]) -> float:
+    """How many times sizes have to be doubled or halved to become the others."""
+    if {*one} != {*other}:
+        return math.inf
+    pairs = [(one[name], other[name]) for name in one if one[name] != other[name]]
+    return sum(abs(math.log2(a / b)) if a > 0 and b > 0 else math.inf for a, b in pairs)

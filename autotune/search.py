@@ -1,0 +1,151 @@
+"""Which knobs to try next: those of which most is expected, after all that was measured.
+
+The search is a function of its seed and of the trials so far, in their order. So a search that was
+killed goes on as if nothing had happened, and a test needs neither a machine nor a clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gaussian import Process, expected_improvement, fit
+
+__all__ = ["Observation", "Search", "Space"]
+
+Point = tuple[int, ...]
+
+_WORST = 0.5  # log ratio that counts for whatever is slower still, or fails
+_DISTRUST = (
+    0.015  # by which each knob that is changed is expected to lose: analysis is a good start
+)
+_RANDOM, _AROUND = 256, 4  # points anywhere; best points whose neighbours are looked at
+_REJECTED = 40  # draws for each random point, of which many do not fit
+
+
+@dataclass(frozen=True)
+class Space:
+    """The knobs of one kernel: values in order, a default, and which combinations fit."""
+
+    values: Mapping[str, Sequence[int]]
+    default: Mapping[str, int]
+    fits: Callable[[Mapping[str, int]], bool]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The knobs, in the order of a point."""
+        return tuple(self.values)
+
+    def point(self, knobs: Mapping[str, int]) -> Point:
+        """The values of knobs in order."""
+        return tuple(knobs[name] for name in self.names)
+
+    def knobs(self, point: Point) -> dict[str, int]:
+        """The knobs of a point by their names."""
+        return dict(zip(self.names, point, strict=True))
+
+    def places(self, points: Sequence[Point]) -> NDArray[np.float64]:
+        """Where points lie: each knob between 0 and 1, by the order of its values."""
+        table = [
+            {value: i / max(1, len(values) - 1) for i, value in enumerate(values)}
+            for values in self.values.values()
+        ]
+        rows = [[table[k].get(value, 0.5) for k, value in enumerate(point)] for point in points]
+        return np.asarray(rows, np.float64).reshape(len(points), len(self.values))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was measured: `ratio` of the seconds to those of the default; `None` if it failed."""
+
+    knobs: Mapping[str, int]
+    ratio: float | None
+
+    @property
+    def cost(self) -> float:
+        """The logarithm that the search sees."""
+        return _WORST if self.ratio is None else min(_WORST, log(self.ratio))
+
+
+@dataclass
+class Search:
+    """The search for one kernel; `hints` are knobs that were good for one like it."""
+
+    space: Space
+    seed: str
+    hints: Sequence[Mapping[str, int]] = ()
+    observed: list[Observation] = field(default_factory=list)
+
+    def observe(self, observation: Observation) -> None:
+        """Take in the result of a trial."""
+        self.observed.append(observation)
+
+    @property
+    def best(self) -> Observation | None:
+        """The quickest of what was measured and works."""
+        working = [o for o in self.observed if o.ratio is not None]
+        return min(working, key=lambda o: o.cost, default=None)
+
+    def propose(self, count: int) -> tuple[list[dict[str, int]], float]:
+        """The next `count` knobs, or fewer if there are no more; and what is expected of them.
+
+        The second is the share of the kernel's time that the best of them is expected to save.
+        """
+        space, tried = self.space, {self.space.point(o.knobs): o.cost for o in self.observed}
+        default = space.point(space.default)
+        tried.setdefault(default, 0.0)
+        chosen: list[Point] = []
+        for hint in self.hints:
+            fitting = {*hint} == {*space.names} and space.fits(hint)
+            if fitting and (point := space.point(hint)) not in tried and point not in chosen:
+                chosen.append(point)
+        gain = _DISTRUST if chosen else 0.0  # a hint is worth a trial whatever the model says
+        pool = sorted(self._pool(tried, default) - {*chosen})
+        while pool and len(chosen) < count:
+            best = min(tried.values())
+            known = {**tried, **dict.fromkeys(chosen, best)}  # those chosen, as if no better
+            mean, deviation = self._model(known, default).predict(
+                space.places(pool), self._prior(pool, default)
+            )
+            improvement = expected_improvement(mean, deviation, best)
+            place = int(np.argmax(improvement))
+            gain = max(gain, float(improvement[place]))
+            chosen.append(pool.pop(place))
+        return [space.knobs(point) for point in chosen[:count]], 1.0 - exp(-gain)
+
+    def _prior(self, points: Sequence[Point], default: Point) -> NDArray[np.float64]:
+        changed = [sum(a != b for a, b in zip(p, default, strict=True)) for p in points]
+        return _DISTRUST * np.asarray(changed, np.float64)
+
+    def _model(self, known: Mapping[Point, float], default: Point) -> Process:
+        points = list(known)
+        costs = np.asarray(list(known.values()), np.float64)
+        return fit(self.space.places(points), costs - self._prior(points, default))
+
+    def _pool(self, tried: Mapping[Point, float], default: Point) -> set[Point]:
+        """Neighbours of the best points, by one knob or two, and points from anywhere."""
+        space, values = self.space, list(self.space.values.values())
+        state = hashlib.sha256(f"{self.seed} {len(tried)}".encode()).digest()
+        draw = random.Random(state)
+        pool: set[Point] = set()
+        ranked = sorted(tried, key=lambda p: (tried[p], p))[:_AROUND]
+        for base in dict.fromkeys([*ranked, default]):
+            for knob, choices in enumerate(values):
+                near = {(*base[:knob], value, *base[knob + 1 :]) for value in choices}
+                pool |= near
+            for _ in range(_RANDOM // 4):
+                one, other = draw.randrange(len(values)), draw.randrange(len(values))
+                point = list(base)
+                point[one], point[other] = draw.choice(values[one]), draw.choice(values[other])
+                pool.add(tuple(point))
+        for _ in range(_RANDOM * _REJECTED):
+            if len(pool) >= 4 * _RANDOM:
+                break
+            pool.add(tuple(draw.choice(choices) for choices in values))
+        return {p for p in pool if p not in tried and space.fits(space.knobs(p))}

@@ -1,0 +1,270 @@
+"""The tuner: it gives time to the kernel where most is expected, and keeps whatever it learns.
+
+Trials come in rounds of a fixed size. What a round tries follows from the rounds before it alone,
+and each trial is in the store before the next begins; so a tuner that was killed goes on with the
+trial after the last, and ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+import numpy as np
+
+from .measure import Outcome, Task, Workers
+from .records import Device, Record, Verdict, Workload
+from .search import Observation, Search
+
+__all__ = ["CONFIRMED", "Goal", "State", "Store", "Tuner"]
+
+CONFIRMED = -1  # in place of a seed: races of the best candidates, by which knobs are chosen
+_ROUND = 4  # trials
+_SECONDS, _FINAL_SECONDS = 0.3, 1.2  # of racing one candidate: in the search, and at its end
+_FINALISTS = 3
+_EXHAUSTED = 0.0005  # of the model's time: less than that is not worth another round
+_PATIENCE = 10  # rounds without a better candidate, after which a kernel is left alone
+
+
+class Store(Protocol):
+    """Where trials are kept: `Database`."""
+
+    def add(self, record: Record) -> int:
+        """Keep a record; it is durable when this returns."""
+        ...
+
+    def trials(
+        self, workload: Workload, device: Device, versions: str, seed: int | None = None
+    ) -> list[Record]:
+        """The records of a workload, by number."""
+        ...
+
+    def near(
+        self,
+        template: str,
+        device: Device,
+        versions: str,
+        features: Mapping[str, int],
+        limit: int = 4,
+    ) -> list[Record]:
+        """The best records of workloads of which the features are nearest."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """When to stop, and what the trials are of."""
+
+    device: Device
+    versions: str
+    seconds: float = float("inf")
+    trials: int | None = None  # of all kernels together
+    seed: int = 0
+
+
+@dataclass
+class State:
+    """One kernel while it is tuned."""
+
+    task: Task
+    search: Search
+    rounds: int = 0
+    idle: int = 0  # rounds since the best became better
+    gain: float = 0.0  # seconds of a run that the next round is expected to save
+    waiting: list[dict[str, int]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    chosen: Record | None = None
+
+    @property
+    def ratio(self) -> float:
+        """The best so far, as a share of the default's time."""
+        best = self.search.best
+        return 1.0 if best is None or best.ratio is None else min(1.0, best.ratio)
+
+
+class Tuner:
+    """Tunes the kernels of one model; `told` hears of every trial."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        workers: Workers,
+        store: Store,
+        goal: Goal,
+        *,
+        told: Callable[[Tuner, State | None], None] = lambda tuner, state: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.workers, self.store, self.goal, self.told, self.clock = (
+            workers, store, goal, told, clock,
+        )  # fmt: skip
+        self.began = clock()
+        self.measured = 0  # trials of this run; those of earlier ones are in the states
+        self.spent = 0.0  # seconds that they took
+        self.curve: list[tuple[float, float]] = []  # seconds; how many times as quick as at first
+        own = {task.workload.sha256 for task in tasks}  # no hints: they change while we tune
+        self.states = [self._resumed(task, own) for task in tasks]
+        self.whole = sum(task.seconds for task in tasks)
+
+    @property
+    def expected(self) -> float:
+        """Seconds of a run that the next round of each kernel is expected to save."""
+        return sum(state.gain for state in self.states)
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget, less what the last races will take."""
+        each = self.spent / max(1, self.measured) + _FINAL_SECONDS
+        races = _FINALISTS * sum(state.ratio < 1.0 for state in self.states)
+        return self.goal.seconds - (self.clock() - self.began) - each * races
+
+    def run(self) -> None:
+        """Tune until time, trials or ideas are used up. An interrupt loses nothing that is done."""
+        for state in self.states:
+            self._plan(state)
+        while self._may_go_on():
+            state = max(self.states, key=lambda s: s.gain)
+            if state.gain < _EXHAUSTED * self.whole or not state.waiting:
+                break
+            self._round(state)
+
+    def choose(self, seconds: float = _FINAL_SECONDS) -> None:
+        """Race the best candidates of each kernel once more; who does not clearly win is not used.
+
+        What was chosen before, with the same finalists, is not raced again.
+        """
+        for state in self.states:
+            finalists = _finalists(state)
+            if not finalists:
+                continue
+            known = {
+                tuple(sorted(r.knobs.items())): r
+                for r in self.store.trials(
+                    state.task.workload, self.goal.device, self.goal.versions, CONFIRMED
+                )
+            }
+            new = [k for k in finalists if tuple(sorted(k.items())) not in known]
+            raced = [known[key] for k in finalists
+                     if (key := tuple(sorted(k.items()))) in known]  # fmt: skip
+            outcomes = self.workers.measure(state.task, new, seconds)
+            for number, (knobs, outcome) in enumerate(zip(new, outcomes, strict=True)):
+                if outcome.verdict is Verdict.ok and not _clearly_quicker(outcome):
+                    outcome = Outcome(Verdict.slower, outcome.seconds, outcome.baseline,
+                                      checked=outcome.checked)  # fmt: skip
+                raced.append(self._keep(state, knobs, outcome, CONFIRMED, len(known) + number))
+            state.chosen = _quickest(raced)
+            self.told(self, state)
+
+    def _may_go_on(self) -> bool:
+        return self.left > 0 and (self.goal.trials is None or self.measured < self.goal.trials)
+
+    def _plan(self, state: State) -> None:
+        """What the next round of a kernel tries, and what is expected of it."""
+        state.waiting, share = state.search.propose(_ROUND)
+        if not state.rounds:  # trial 0: the default beside itself, which shows how noisy it is
+            state.waiting = [dict(state.task.space.default), *state.waiting][:_ROUND]
+        patient = state.idle < _PATIENCE and state.waiting
+        state.gain = state.task.seconds * state.ratio * share if patient else 0.0
+
+    def _round(self, state: State) -> None:
+        first = state.rounds * _ROUND
+        known = {r.trial: r for r in state.records}
+        missing = [(first + i, k) for i, k in enumerate(state.waiting) if first + i not in known]
+        start = self.clock()
+        outcomes = self.workers.measure(state.task, [k for _, k in missing], _SECONDS)
+        for (trial, knobs), outcome in zip(missing, outcomes, strict=True):
+            known[trial] = self._keep(state, knobs, outcome, self.goal.seed, trial)
+            state.records.append(known[trial])
+            self.measured += 1
+            self.spent, start = self.spent + self.clock() - start, self.clock()
+            self.told(self, state)
+        self._finish(state, [known[first + i] for i in range(len(state.waiting))])
+        now = sum(s.task.seconds * s.ratio for s in self.states)
+        self.curve.append((self.clock() - self.began, self.whole / now))
+
+    def _finish(self, state: State, records: Sequence[Record]) -> None:
+        before = state.ratio
+        for record in records:
+            state.search.observe(Observation(dict(record.knobs), _ratio(record)))
+        state.rounds += 1
+        state.idle = 0 if state.ratio < before - 0.002 else state.idle + 1
+        self._plan(state)
+
+    def _keep(
+        self, state: State, knobs: Mapping[str, int], outcome: Outcome, seed: int, trial: int
+    ) -> Record:
+        record = Record(
+            workload=state.task.workload, device=self.goal.device, versions=self.goal.versions,
+            knobs=dict(knobs), seed=seed, trial=trial, verdict=outcome.verdict,
+            checked=outcome.checked, seconds=outcome.seconds, baseline=outcome.baseline,
+            reason=outcome.reason, by=_who(), at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        self.store.add(record)
+        return record
+
+    def _resumed(self, task: Task, own: Set[str]) -> State:
+        """A kernel as earlier runs left it: whole rounds are taken in, a torn one goes on."""
+        goal = self.goal
+        hints = [
+            dict(record.knobs)
+            for record in self.store.near(
+                task.workload.template, goal.device, goal.versions, task.workload.features
+            )
+            if record.workload.sha256 not in own
+        ]
+        search = Search(task.space, f"{goal.seed} {task.workload.sha256}", hints)
+        state = State(task, search)
+        state.records = self.store.trials(task.workload, goal.device, goal.versions, goal.seed)
+        known = {record.trial: record for record in state.records}
+        self._plan(state)
+        while state.waiting:
+            first = state.rounds * _ROUND
+            numbers = range(first, first + len(state.waiting))
+            # what the store has counts, also where the search would have chosen otherwise
+            state.waiting = [
+                dict(known[n].knobs) if n in known else state.waiting[n - first] for n in numbers
+            ]
+            if not all(n in known for n in numbers):
+                break
+            self._finish(state, [known[n] for n in numbers])
+        return state
+
+
+def _ratio(record: Record) -> float | None:
+    outcome = Outcome(record.verdict, record.seconds, record.baseline)
+    return outcome.ratio
+
+
+def _finalists(state: State) -> list[dict[str, int]]:
+    """The quickest candidates of the search, those that look no quicker left out."""
+    working = [o for o in state.search.observed if o.ratio is not None and o.ratio < 1.0]
+    ranked = sorted(working, key=lambda o: o.cost)
+    default = dict(state.task.space.default)
+    return [dict(o.knobs) for o in ranked if dict(o.knobs) != default][:_FINALISTS]
+
+
+def _clearly_quicker(outcome: Outcome) -> bool:
+    """Whether the median of the ratios is below 1 for sure: its interval of 99 %, by ranks."""
+    ratios = np.sort(np.divide(outcome.seconds, outcome.baseline))
+    rank = len(ratios) / 2 + 2.576 * len(ratios) ** 0.5 / 2
+    return rank < len(ratios) and float(ratios[int(np.ceil(rank))]) < 1.0 if len(ratios) else False
+
+
+def _quickest(records: Sequence[Record]) -> Record | None:
+    """The best of those that won, and whose results were compared."""
+    won = [r for r in records if r.verdict is Verdict.ok and r.checked]
+    return min(won, key=lambda r: float(np.median(np.divide(r.seconds, r.baseline))), default=None)
+
+
+def _who() -> str:
+    name = ""
+    with suppress(KeyError, OSError):  # a user without a name
+        name = getpass.getuser()
+    return f"{name}@{platform.node()}:{os.getpid()}"

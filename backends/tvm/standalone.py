@@ -1,0 +1,206 @@
+"""One kernel by itself: built with other knobs, run beside the one it may replace, and timed.
+
+Nothing here decides anything; `autotune` does. What builds and what runs are processes of their
+own, forked from one that has TVM in memory and has never run a kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+
+from tunesmith.ir.diagnostics import BuildError
+from tunesmith.ir.dims import evaluate_dim
+from tunesmith.ir.graph import Value
+from tunesmith.ir.target import Target
+from tunesmith.ir.types import DType
+
+from .build import link, tvm_target
+from .kernels.kernel import Kernel
+from .objects import emit_object
+from .schedule.knobs import Knobs
+
+__all__ = ["Variant", "Workbench", "build_variant", "with_knobs"]
+
+Array = NDArray[np.generic]
+_NAME = "kernel"  # of every variant: equal code is then equal bytes
+_RTOL, _ATOL = 1e-4, 2e-5  # sums in another order; the second of the greatest element
+_LEAST_SECONDS = 2e-4  # of one measurement: shorter kernels are called several times
+_MOST_BYTES = 1 << 30  # of copies of weights
+
+
+def with_knobs(kernel: Kernel, knobs: Knobs | None) -> Kernel:
+    """The same kernel, written by other knobs."""
+    return replace(kernel, chosen=knobs)
+
+
+def build_variant(kernel: Kernel, target: Target, path: Path) -> str:
+    """Write a library with this one kernel; the result is a digest of its code.
+
+    Raises:
+        BuildError: it cannot be generated or linked.
+    """
+    emit_object(_NAME, kernel.function, tvm_target(target), path.parent)
+    made = path.parent / f"{_NAME}.o"
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    link(str(path), [str(made)])
+    return digest
+
+
+@dataclass
+class Variant:
+    """A kernel that is loaded, and its arguments: `calls` differ in the copy of their weights."""
+
+    kernel: Kernel
+    function: Callable[..., None]
+    calls: list[tuple[Any, ...]]
+    results: list[Array]
+
+    def run(self, number: int = 0) -> None:
+        """Call it once."""
+        self.function(*self.calls[number % len(self.calls)])
+
+
+class Workbench:
+    """Where variants of one kernel are compared: the same inputs, weights as far as in the model.
+
+    `spread` is how many bytes of weights a run of the model passes over: where the last cache
+    cannot hold them, each call takes another copy of the kernel's weights, so that they come from
+    memory here as they do there.
+    """
+
+    def __init__(
+        self, kernel: Kernel, sizes: Mapping[str, int], spread: int, seed: int = 0
+    ) -> None:
+        self.kernel, self.sizes, self.spread = kernel, dict(sizes), spread
+        random = np.random.default_rng(seed)
+        self.inputs = {
+            value: _aligned(_random(value, self._count(value), random))
+            for value in kernel.reads
+            if kernel.weight_use(value) is None
+        }
+        self.packed: dict[object, list[Array]] = {}
+
+    def _count(self, value: Value) -> int:
+        return evaluate_dim(value.type.size, self.sizes)
+
+    def load(self, path: Path, kernel: Kernel) -> Variant:
+        """Load a library of `build_variant`, and lay out what it reads and writes."""
+        function = tvm.runtime.load_module(str(path))[_NAME]
+        results = [
+            _aligned(np.zeros(self._count(value), _numpy(value.type.dtype)))
+            for value in kernel.group.outputs
+        ]
+        columns: list[list[Any]] = []
+        for value in kernel.reads:
+            use = kernel.weight_use(value)
+            if use is None:
+                arrays = [self.inputs[value]]
+            else:
+                if use.key not in self.packed:
+                    self.packed[use.key] = self._copies(use.array())
+                arrays = self.packed[use.key]
+            columns.append([tvm.runtime.from_dlpack(array) for array in arrays])
+        sizes = [self.sizes[symbol.name] for symbol in kernel.symbols]
+        stores = [tvm.runtime.from_dlpack(array) for array in results]
+        count = max([len(column) for column in columns], default=1)
+        calls = [
+            (*(column[i % len(column)] for column in columns), *sizes, *stores)
+            for i in range(count)
+        ]
+        return Variant(kernel, function, calls, results)
+
+    def _copies(self, array: Array) -> list[Array]:
+        last = self.kernel.machine.l3_bytes
+        wanted = 2 * last if self.spread > last else 0
+        count = max(1, min(wanted, _MOST_BYTES) // max(array.nbytes, 1))
+        return [_aligned(array) for _ in range(min(count, 64))]
+
+    def differs(self, variant: Variant, reference: Variant) -> str:
+        """In what way its results are not those of `reference`; empty if they are."""
+        for one in (variant, reference):
+            for array in one.results:
+                array.fill(np.nan if array.dtype.kind == "f" else 77)  # what is not written shows
+            one.run()
+        for got, want in zip(variant.results, reference.results, strict=True):
+            if got.dtype.kind != "f":
+                if not np.array_equal(got, want):
+                    return f"{int((got != want).sum())} of {got.size} elements differ"
+                continue
+            if not np.array_equal(np.isnan(got), np.isnan(want)):
+                return f"{int((np.isnan(got) != np.isnan(want)).sum())} elements are NaN in one"
+            finite = want[np.isfinite(want)]
+            scale = float(np.abs(finite).max()) if finite.size else 0.0
+            close = np.isclose(got, want, _RTOL, _ATOL * scale, equal_nan=True)
+            if not close.all():
+                worst = np.nanmax(np.abs(got[~close].astype(float) - want[~close].astype(float)))
+                return f"{int((~close).sum())} of {got.size} elements differ, by up to {worst:.3g}"
+        return ""
+
+    def race(
+        self,
+        variant: Variant,
+        reference: Variant,
+        *,
+        seconds: float,
+        least: int = 7,
+        hopeless: float = 1.15,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> tuple[list[float], list[float]]:
+        """Seconds of a call of each, measured in turns; `seconds` is for both together.
+
+        It ends early where even the lower quartile of the ratios is above `hopeless`.
+        """
+        repeats = 1
+        for one in (variant, reference):
+            one.run()
+            start = clock()
+            one.run(1)
+            took = max(clock() - start, 1e-7)
+            repeats = max(repeats, int(_LEAST_SECONDS / took))
+        times: tuple[list[float], list[float]] = ([], [])
+        end, number = clock() + seconds, 0
+        while len(times[1]) < least or clock() < end:
+            turns = ((0, variant), (1, reference))
+            for side, one in turns if number % 2 else turns[::-1]:
+                start = clock()
+                for again in range(repeats):
+                    one.run(number * repeats + again)
+                times[side].append((clock() - start) / repeats)
+            number += 1
+            if number == least and np.quantile(np.divide(*times), 0.25) > hopeless:
+                break
+        return times
+
+
+def _numpy(dtype: DType) -> np.dtype[np.generic]:
+    return np.dtype(np.uint16) if dtype is DType.bf16 else np.dtype(dtype.numpy)
+
+
+def _random(value: Value, count: int, random: np.random.Generator) -> Array:
+    """Elements of an operand; flags are mostly set, integers small: as masks and indices are."""
+    dtype = _numpy(value.type.dtype)
+    if value.type.dtype is DType.bf16:
+        raise BuildError("kernels that read bf16 are not tuned")
+    if dtype.kind == "b":
+        return np.asarray(random.random(count) < 0.9)
+    if dtype.kind in "iu":
+        return random.integers(0, 8, count).astype(dtype)
+    return (random.standard_normal(count) * 0.5).astype(dtype)
+
+
+def _aligned(array: Array) -> Array:
+    """A copy that begins where a cache line does, as the memory that kernels are given."""
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

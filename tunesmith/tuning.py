@@ -1,0 +1,271 @@
+"""`tunesmith tune`: from a model to an artifact whose kernels were chosen by measuring.
+
+The model is compiled as it is and profiled; its kernels are tuned where most time goes; the winners
+are put in, and the two artifacts run in turns: what is not quicker inside the model is taken out.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.child import run_in_child
+from tunesmith.driver import Progress, compile_model
+from tunesmith.ir.diagnostics import TuneError
+from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_bench
+from tunesmith.runtime import Artifact, load
+from tunesmith.runtime.manifest import Json, Manifest
+
+if TYPE_CHECKING:
+    from tunesmith.autotune.measure import Task, Workers
+    from tunesmith.autotune.records import Record
+    from tunesmith.autotune.tune import State, Store, Tuner
+    from tunesmith.backends.base import Lowered, TuningRecords
+
+__all__ = ["TunePlan", "Tuned", "plan_tuning", "tune_model"]
+
+_ROUNDS, _TURNS = 5, 5  # runs of each artifact in a turn; turns
+_DEADLINE = 600.0  # seconds of running the artifacts
+_HINT = "tune at smaller sizes: `--at NAME=SIZE`"
+
+Kernels = list[tuple[str, float]]  # names and seconds, in the order of execution
+
+
+@dataclass
+class TunePlan:
+    """A model that is compiled untuned, and the kernels that can be tuned, the longest first."""
+
+    artifact: Artifact
+    lowered: Lowered
+    sizes: dict[str, int]
+    tasks: list[Task]
+    seconds: float  # of one run, untuned
+
+
+@dataclass
+class Tuned:
+    """What came of it: the artifact to keep, and how its kernels and the whole became quicker."""
+
+    artifact: Artifact
+    plan: TunePlan
+    tuner: Tuner
+    whole: tuple[float, float]  # seconds of a run, untuned and tuned, in turns
+    used: dict[str, Record] = field(default_factory=dict)  # by the kernel's name
+    dropped: list[str] = field(default_factory=list)  # kernels that won alone, not in the model
+
+
+def plan_tuning(
+    compiled: Callable[..., Artifact],
+    *,
+    at: Mapping[str, int],
+    tasks: Sequence[str],
+    progress: Progress | None = None,
+) -> TunePlan:
+    """Compile untuned, profile, and list the kernels that have knobs.
+
+    `compiled` is `compile_model` with all that the user asked for; `at` are the sizes to tune at,
+    by default those of `bench`; `tasks` are patterns of kernel names, all if there are none.
+
+    Raises:
+        TuneError: no kernel is left to tune.
+    """
+    from tunesmith.autotune.device import workload_of
+    from tunesmith.autotune.measure import Task
+    from tunesmith.autotune.search import Space
+    from tunesmith.backends.tvm.kernels.kernel import Kernel
+
+    seen: list[Lowered] = []
+    artifact = compiled(progress=progress, observe=seen.append)
+    (lowered,) = seen
+    manifest = artifact.manifest
+    sizes = sizes_of(manifest.inputs, {}, {**sizes_to_bench(manifest.symbols), **at})
+    if progress is not None:
+        progress("profile")
+    whole, kernels = _profile(artifact, sizes)
+    spent: dict[str, list[float]] = {}
+    for name, seconds in kernels:
+        spent.setdefault(name, []).append(seconds)
+    found: list[Task] = []
+    for name, kernel in lowered.tunable.items():
+        assert isinstance(kernel, Kernel) and kernel.template is not None
+        template = kernel.template
+        times = spent.get(name, [])
+        if tasks and not any(fnmatch.fnmatch(name, glob) for glob in tasks):
+            continue
+        if not times:
+            continue
+
+        def fits(knobs: Mapping[str, int], kernel: Kernel = kernel) -> bool:
+            return kernel.template is not None and kernel.template.knobs(knobs) is not None
+
+        space = Space(template.values(), template.default.numbers(), fits)
+        work = workload_of(template.title, kernel.key, template.features, sizes)
+        found.append(Task(name, work, space, sum(times), len(times), kernel))
+    if not found:
+        wanted = f" that matches {', '.join(tasks)}" if tasks else ""
+        raise TuneError(f"there is no kernel to tune{wanted}", where=manifest.name,
+                        hint="`tunesmith tune --dry-run` lists them")  # fmt: skip
+    found.sort(key=lambda task: -task.seconds)
+    return TunePlan(artifact, lowered, sizes, found, whole)
+
+
+def tune_model(
+    source: str | Path,
+    store: Store,
+    *,
+    budget: float,
+    trials: int | None = None,
+    seed: int = 0,
+    at: Mapping[str, int] | None = None,
+    tasks: Sequence[str] = (),
+    verify: bool = False,
+    progress: Progress | None = None,
+    told: Callable[[Tuner, State | None], None] = lambda tuner, state: None,
+    workers: Callable[[TunePlan], Workers] | None = None,
+    **options: Any,
+) -> Tuned:
+    """Tune a model for `budget` seconds and compile it with what was found.
+
+    `options` are those of `compile_model`. An interrupt (Ctrl-C) ends the search, not the work:
+    the best so far becomes the artifact, and the store has every trial.
+
+    Raises:
+        CompilerError: one of its kinds.
+    """
+    from tunesmith.autotune.device import device_of, versions_text
+    from tunesmith.autotune.tune import Goal, Tuner
+
+    def compiled(**more: Any) -> Artifact:
+        return compile_model(source, **options, **more)
+
+    plan = plan_tuning(compiled, at=at or {}, tasks=tasks, progress=progress)
+    if progress is not None:
+        progress("tune")
+    goal = Goal(device=device_of(plan.lowered.target), versions=versions_text(), seconds=budget,
+                trials=trials, seed=seed)  # fmt: skip
+    those = (workers or _local_workers)(plan)
+    try:
+        tuner = Tuner(plan.tasks, those, store, goal, told=told)
+        with suppress(KeyboardInterrupt):
+            tuner.run()
+        with suppress(KeyboardInterrupt):
+            tuner.choose()
+    finally:
+        those.close()
+    return _finished(plan, tuner, compiled, verify=verify, progress=progress)
+
+
+def _local_workers(plan: TunePlan) -> Workers:
+    from tunesmith.autotune.local import LocalWorkers
+
+    weights = plan.artifact.manifest.report["weights"]
+    assert isinstance(weights, int)
+    return LocalWorkers(plan.lowered.target, plan.sizes, weights)
+
+
+def _finished(
+    plan: TunePlan,
+    tuner: Tuner,
+    compiled: Callable[..., Artifact],
+    *,
+    verify: bool,
+    progress: Progress | None,
+) -> Tuned:
+    """Put the winners in, take out those that lose inside the model, and compare the whole."""
+    chosen = {s.task.name: s.chosen for s in tuner.states if s.chosen is not None}
+    dropped: list[str] = []
+    while chosen:
+        knobs = _records(plan, chosen)
+        artifact = compiled(progress=progress, records=lambda _, knobs=knobs: knobs)
+        if progress is not None:
+            progress("compare")
+        whole, ratios = _in_turns(plan, artifact)
+        losing = [name for name in chosen if ratios.get(name, 1.0) >= 1.0]
+        if not losing and whole[1] < whole[0]:
+            if verify:
+                artifact = compiled(progress=progress, verify=True,
+                                    records=lambda _, knobs=knobs: knobs)  # fmt: skip
+            artifact.manifest = _with_report(artifact.manifest, chosen, whole)
+            return Tuned(artifact, plan, tuner, whole, chosen, dropped)
+        # where all win alone and the whole does not, the least certain goes first
+        losing = losing or [max(chosen, key=lambda name: ratios[name])]
+        dropped += losing
+        chosen = {name: record for name, record in chosen.items() if name not in losing}
+    artifact = compiled(progress=progress, verify=True) if verify else plan.artifact
+    return Tuned(artifact, plan, tuner, (plan.seconds, plan.seconds), {}, dropped)
+
+
+def _records(plan: TunePlan, chosen: Mapping[str, Record]) -> TuningRecords:
+    from tunesmith.autotune.choices import Chosen
+    from tunesmith.backends.tvm.kernels.kernel import Kernel
+
+    found: dict[tuple[str, str], Mapping[str, int]] = {}
+    for name, record in chosen.items():
+        kernel = plan.lowered.tunable[name]
+        assert isinstance(kernel, Kernel)
+        found[record.workload.template, kernel.key] = record.knobs
+    return Chosen(found)
+
+
+def _with_report(
+    manifest: Manifest, chosen: Mapping[str, Record], whole: tuple[float, float]
+) -> Manifest:
+    rows: list[Json] = [
+        {"kernel": name, "template": record.workload.template, "knobs": {**record.knobs},
+         "speedup": round(record.speedup, 4), "checked": record.checked,
+         "workload": record.workload.sha256}
+        for name, record in chosen.items()
+    ]  # fmt: skip
+    facts: dict[str, Json] = {"seconds_untuned": whole[0], "seconds": whole[1], "kernels": rows}
+    return replace(manifest, report={**manifest.report, "tuned": facts})
+
+
+def _profile(artifact: Artifact, sizes: Mapping[str, int]) -> tuple[float, Kernels]:
+    """Seconds of a run and of its kernels, measured in a child: this process runs no kernel."""
+    return _read(run_in_child(lambda: _profiler(artifact, sizes)(), deadline=_DEADLINE, hint=_HINT))
+
+
+def _profiler(artifact: Artifact, sizes: Mapping[str, int]) -> Callable[[], dict[str, Json]]:
+    """Load an artifact; what is returned profiles some runs of it."""
+    executable = load(artifact, threads=artifact.manifest.target.threads)
+    bounds = {t.name: t.rows for t in artifact.manifest.inputs if t.rows is not None}
+    feeds = make_inputs(artifact.manifest.inputs, sizes, bounds=bounds)
+
+    def profiled() -> dict[str, Json]:
+        profile = executable.profile(feeds, rounds=_ROUNDS, warmup=1)
+        kernels: list[Json] = [[row.name, row.seconds] for row in profile.kernels]
+        return {"whole": profile.whole, "kernels": kernels}
+
+    return profiled
+
+
+def _read(answer: Mapping[str, Any]) -> tuple[float, Kernels]:
+    return float(answer["whole"]), [(str(n), float(s)) for n, s in answer["kernels"]]
+
+
+def _in_turns(plan: TunePlan, tuned: Artifact) -> tuple[tuple[float, float], dict[str, float]]:
+    """Run both artifacts in turns: seconds of the whole, and for each kernel tuned to untuned."""
+
+    def work() -> dict[str, Json]:
+        both = _profiler(plan.artifact, plan.sizes), _profiler(tuned, plan.sizes)
+        turns: list[Json] = [[one() for one in both] for _ in range(_TURNS)]
+        return {"turns": turns}
+
+    answer: Mapping[str, Any] = run_in_child(work, deadline=_DEADLINE, hint=_HINT)
+    pairs = [(_read(one), _read(other)) for one, other in answer["turns"]]
+    whole = (median(a[0] for a, _ in pairs), median(b[0] for _, b in pairs))
+    ratios: dict[str, list[float]] = {}
+    for (_, before), (_, after) in pairs:
+        sums: dict[str, list[float]] = {}
+        for (name, old), (_, new) in zip(before, after, strict=True):
+            total = sums.setdefault(name, [0.0, 0.0])
+            total[0] += old
+            total[1] += new
+        for name, (old, new) in sums.items():
+            ratios.setdefault(name, []).append(new / old if old else 1.0)
+    return whole, {name: median(values) for name, values in ratios.items()}
