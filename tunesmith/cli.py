@@ -67,6 +67,13 @@ Json = Annotated[
 Inputs = Annotated[
     Path | None, typer.Option("--inputs", metavar="IN.npz", help="Arrays by input name.")
 ]
+Database = Annotated[
+    str | None, typer.Option("--db", metavar="URL", help="The records of tuning: a file, or a URL.")
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option("--at", metavar="NAME=128", help="The size of a symbol to tune at; repeatable."),
+]
 TargetName = Annotated[str, typer.Option("--target", help="See `tunesmith targets`.")]
 Level = Annotated[
     int, typer.Option("-O", min=0, max=3, metavar="0..3", help="How much to optimize: -O0 to -O3.")
@@ -111,12 +118,15 @@ def _compile(
             "this machine.",
         ),
     ] = None,
+    db: Database = None,
+    at: At = None,
     json: Json = None,
 ) -> None:
-    """Compile a model to one file that runs on its own."""
+    """Compile a model to one file that runs on its own; with `--db`, by tuned kernels."""
     from tunesmith.cli_compile import compile_command
 
-    compile_command(model, output, target, shape or [], dim or [], level, threads, verify, json)
+    compile_command(model, output, target, shape or [], dim or [], level, threads, verify, db,
+                    at or [], json)  # fmt: skip
 
 
 @app.command("tune")
@@ -129,19 +139,14 @@ def _tune(
     target: TargetName = "host",
     shape: Shape = None,
     dim: Dim = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option("--at", metavar="NAME=128", help="The size of a symbol to tune at."),
-    ] = None,
+    at: At = None,
     level: Level = 2,
     threads: Threads = None,
     budget: Annotated[str, typer.Option(metavar="10m", help="How long to search.")] = "10m",
     trials: Annotated[
         int | None, typer.Option(min=1, help="At most so many candidates, of all kernels.")
     ] = None,
-    db: Annotated[
-        str | None, typer.Option("--db", metavar="URL", help="Where records are kept.")
-    ] = None,
+    db: Database = None,
     tasks: Annotated[
         list[str] | None,
         typer.Option("--tasks", metavar="GLOB", help="Only these kernels; repeatable."),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note, out
-from tunesmith.cli_values import parse_shapes, read_npz, write_json
-from tunesmith.cli_verify import check_symbols, fixed_sizes
+from tunesmith.cli_values import fixed_sizes, parse_shapes, read_npz, write_json
+from tunesmith.cli_verify import check_symbols
 
 if TYPE_CHECKING:
     from tunesmith.bench import Measurement

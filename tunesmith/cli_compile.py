@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tunesmith.cli_console import Progress, note, out
 from tunesmith.cli_values import (
     check_output,
+    fixed_sizes,
     parse_dims,
     parse_shapes,
     read_npz,
@@ -42,6 +44,8 @@ def compile_command(
     level: int,
     threads: int | None,
     verify: bool | None,
+    db: str | None,
+    at: Sequence[str],
     json: Path | None,
 ) -> None:
     """Compile `model`, save it, and print the summary."""
@@ -52,13 +56,24 @@ def compile_command(
     from tunesmith import report
     from tunesmith.driver import compile_model
 
+    options: dict[str, Any] = {
+        "target": target, "preset": f"O{level}", "shapes": wanted_shapes or None,
+        "dims": wanted_dims or None, "threads": threads,
+        "verify": target == "host" if verify is None else verify,
+    }  # fmt: skip
     start = time.perf_counter()
     with Progress(f"compile {model.name}") as progress:
-        artifact = compile_model(
-            model, target=target, preset=f"O{level}", shapes=wanted_shapes or None,
-            dims=wanted_dims or None, threads=threads, progress=progress,
-            verify=target == "host" if verify is None else verify,
-        )  # fmt: skip
+        if db is None:
+            artifact = compile_model(model, **options, progress=progress)
+        else:
+            from tunesmith.autotune.database import open_database
+            from tunesmith.tuned_compile import compile_with_records
+
+            with open_database(db) as store:
+                artifact = compile_with_records(
+                    model, store, at=fixed_sizes(at), progress=progress,
+                    warn=lambda text: note(f"warning: {text}"), **options,
+                )  # fmt: skip
         progress("save")
         artifact.save(path)
     took = time.perf_counter() - start

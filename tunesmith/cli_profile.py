@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note, out, print_table
-from tunesmith.cli_values import parse_shapes, read_npz, write_json
-from tunesmith.cli_verify import fixed_sizes
+from tunesmith.cli_values import fixed_sizes, parse_shapes, read_npz, write_json
 from tunesmith.ir.diagnostics import CompilerError
 
 if TYPE_CHECKING:

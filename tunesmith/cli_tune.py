@@ -14,8 +14,7 @@ import typer
 
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import Progress, note, out, print_table
-from tunesmith.cli_values import check_output, parse_dims, parse_shapes, write_json
-from tunesmith.cli_verify import fixed_sizes
+from tunesmith.cli_values import check_output, fixed_sizes, parse_dims, parse_shapes, write_json
 from tunesmith.ir.diagnostics import CompilerError
 
 if TYPE_CHECKING:

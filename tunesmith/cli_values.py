@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_output",
+    "fixed_sizes",
     "parse_dims",
     "parse_shapes",
     "read_npz",
@@ -80,6 +81,16 @@ def parse_dims(texts: Iterable[str]) -> dict[str, tuple[int, int]]:
             raise typer.BadParameter(f"the dim `{name}` is given twice")
         dims[name] = (low, high)
     return dims
+
+
+def fixed_sizes(dims: Sequence[str]) -> dict[str, int]:
+    """The values of `--dim` where a range makes no sense: `batch=4`."""
+    sizes = {}
+    for name, (low, high) in parse_dims(dims).items():
+        if low != high:
+            raise typer.BadParameter(f"`{name}` needs one value here\nwrite `--dim {name}={low}`")
+        sizes[name] = low
+    return sizes
 
 
 def read_npz(path: Path) -> Arrays:

@@ -11,14 +11,14 @@ import typer
 
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note, out
-from tunesmith.cli_values import parse_dims, parse_shapes, read_npz, write_json
+from tunesmith.cli_values import fixed_sizes, parse_shapes, read_npz, write_json
 from tunesmith.ir.diagnostics import InputError
 
 if TYPE_CHECKING:
     from tunesmith.oracle import Arrays, OnnxSession, OutputReport
     from tunesmith.runtime import Executable, Manifest
 
-__all__ = ["check_symbols", "fixed_sizes", "verify_command", "verify_once"]
+__all__ = ["check_symbols", "verify_command", "verify_once"]
 
 Trial = tuple[dict[str, int], "Arrays"]
 
@@ -83,16 +83,6 @@ def verify_once(
     ours = executable.run(feeds)
     theirs = session.run({name: feeds[name] for name in session.input_names if name in feeds})
     return compare(ours, theirs, atol=atol, rtol=rtol)
-
-
-def fixed_sizes(dims: Sequence[str]) -> dict[str, int]:
-    """The values of `--dim` where a range makes no sense: `batch=4`."""
-    sizes = {}
-    for name, (low, high) in parse_dims(dims).items():
-        if low != high:
-            raise typer.BadParameter(f"`{name}` needs one value here\nwrite `--dim {name}={low}`")
-        sizes[name] = low
-    return sizes
 
 
 def check_symbols(sizes: Mapping[str, int], manifest: Manifest) -> None:

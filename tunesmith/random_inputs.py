@@ -101,16 +101,22 @@ def sizes_to_verify(symbols: Sequence[SymbolSpec]) -> list[dict[str, int]]:
 
 
 def sizes_to_bench(symbols: Sequence[SymbolSpec]) -> dict[str, int]:
-    """Typical sizes: the first symbol (the batch, as a rule) at its least, others at most 128.
+    """Typical sizes: a batch at its least, others at most 128.
+
+    A batch is a symbol of that name, or the first of several.
 
     >>> from tunesmith.runtime.manifest import SymbolSpec
     >>> sizes_to_bench([SymbolSpec("b", 1, 8), SymbolSpec("s", 1, 512)])
     {'b': 1, 's': 128}
+    >>> sizes_to_bench([SymbolSpec("batch_size", 1, 512)])
+    {'batch_size': 1}
     """
+
+    def is_batch(place: int, name: str) -> bool:
+        return "batch" in name.lower() or (place == 0 and len(symbols) > 1)
+
     return {
-        s.name: max(s.min, 1)
-        if i == 0 and len(symbols) > 1
-        else max(s.min, min(_high(s), _TYPICAL))
+        s.name: max(s.min, 1) if is_batch(i, s.name) else max(s.min, min(_high(s), _TYPICAL))
         for i, s in enumerate(symbols)
     }
 

@@ -1,0 +1,253 @@
+"""The search and the tuner, without hardware or clocks: a known surface of costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from tunesmith.autotune.gaussian import expected_improvement, fit
+from tunesmith.autotune.measure import Outcome, Task
+from tunesmith.autotune.records import Device, Record, Verdict, Workload
+from tunesmith.autotune.search import Observation, Search, Space
+from tunesmith.autotune.tune import CONFIRMED, Goal, Tuner
+
+VALUES = {"tile": (1, 2, 4, 8, 16), "unroll": (1, 2, 4, 8), "block": (16, 32, 64, 128, 256)}
+DEFAULT = {"tile": 4, "unroll": 2, "block": 64}
+DEVICE = Device(text='{"cpu":"fake"}')
+
+
+def space(fits: object = None) -> Space:
+    return Space(VALUES, DEFAULT, lambda knobs: knobs["tile"] * knobs["unroll"] <= 64)
+
+
+def surface(knobs: Mapping[str, int]) -> float:
+    """The ratio to the default: least, 0.7, at tile 8, unroll 8, block 128."""
+    away = [math.log2(knobs[name] / best) for name, best in
+            {"tile": 8, "unroll": 8, "block": 128}.items()]  # fmt: skip
+    at_default = sum(math.log2(DEFAULT[n] / b) ** 2 for n, b in
+                     {"tile": 8, "unroll": 8, "block": 128}.items())  # fmt: skip
+    return 0.7 + 0.3 * sum(x * x for x in away) / at_default
+
+
+def test_the_process_passes_through_what_was_measured() -> None:
+    points = np.array([[0.0], [0.3], [1.0]])
+    known = np.array([0.1, -0.2, 0.05])
+    mean, deviation = fit(points, known).predict(points, np.zeros(3))
+    np.testing.assert_allclose(mean, known, atol=0.01)
+    assert deviation.max() < 0.02
+    _, far = fit(points[:1], known[:1]).predict(np.array([[1.0]]), np.zeros(1))
+    assert far[0] > 0.05
+
+
+def test_expected_improvement_against_sampling() -> None:
+    draws = np.random.default_rng(0).normal(0.1, 0.3, 400_000)
+    sampled = np.maximum(0.05 - draws, 0).mean()
+    got = expected_improvement(np.array([0.1]), np.array([0.3]), 0.05)[0]
+    assert got == pytest.approx(sampled, rel=0.02)
+
+
+def test_the_search_finds_the_best_of_a_known_surface() -> None:
+    search = Search(space(), "seed")
+    for _ in range(8):
+        proposed, gain = search.propose(4)
+        assert gain >= 0
+        for knobs in proposed:
+            assert knobs["tile"] * knobs["unroll"] <= 64, "a point that does not fit"
+            search.observe(Observation(knobs, surface(knobs)))
+    assert search.best is not None and search.best.ratio is not None
+    assert search.best.ratio < 0.72, "32 of 95 points are enough"
+    tried = [tuple(sorted(o.knobs.items())) for o in search.observed]
+    assert len(set(tried)) == len(tried), "nothing is tried twice"
+
+
+def test_a_small_space_is_exhausted() -> None:
+    small = Space({"rows": (1, 2, 4)}, {"rows": 2}, lambda knobs: True)
+    search = Search(small, "seed")
+    proposed, _ = search.propose(4)
+    assert sorted(k["rows"] for k in proposed) == [1, 4]
+    for knobs in proposed:
+        search.observe(Observation(knobs, None))
+    assert search.propose(4) == ([], 0.0)
+    assert search.best is None
+
+
+def test_hints_come_first_and_only_if_they_fit() -> None:
+    hints = [{"tile": 16, "unroll": 8, "block": 64}, {"tile": 8, "unroll": 8, "block": 128},
+             {"tile": 8}]  # fmt: skip
+    proposed, gain = Search(space(), "seed", hints).propose(4)
+    assert proposed[0] == hints[1]
+    assert hints[0] not in proposed
+    assert gain > 0
+
+
+@dataclass
+class Memory:
+    """A store that keeps records in a list."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def add(self, record: Record) -> int:
+        key = (record.workload, record.seed, record.trial)
+        assert key not in [(r.workload, r.seed, r.trial) for r in self.records], "a trial twice"
+        self.records.append(record)
+        return len(self.records)
+
+    def trials(
+        self, workload: Workload, device: Device, versions: str, seed: int | None = None
+    ) -> list[Record]:
+        found = [r for r in self.records if r.workload == workload and seed in (None, r.seed)]
+        return sorted(found, key=lambda r: r.trial)
+
+    def near(self, template: str, device: Device, versions: str, features: Mapping[str, int],
+             limit: int = 4) -> list[Record]:  # fmt: skip
+        return [r for r in self.records if r.verdict is Verdict.ok][:limit]
+
+
+class Killed(Exception):
+    """As if by a signal."""
+
+
+@dataclass
+class Fake:
+    """Workers with a known surface and a clock of their own; `after` trials they are killed."""
+
+    after: int = 10**9
+    verdicts: dict[tuple[int, ...], Verdict] = field(default_factory=dict)
+    noise: float = 0.0
+    asked: list[dict[str, int]] = field(default_factory=list)
+    now: float = 0.0
+
+    def measure(
+        self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
+    ) -> Iterator[Outcome]:
+        for knobs in candidates:
+            if len(self.asked) >= self.after:
+                raise Killed
+            self.asked.append(dict(knobs))
+            self.now += 1.0
+            verdict = self.verdicts.get(task.space.point(knobs))
+            if verdict is not None:
+                yield Outcome(verdict, reason="planted", checked=verdict is Verdict.wrong)
+                continue
+            ratio = 1.0 if dict(knobs) == DEFAULT else surface(knobs)
+            times = tuple(1e-3 * ratio * (1 + self.noise * (i % 3 - 1)) for i in range(15))
+            said = Verdict.ok if ratio < 0.995 else Verdict.slower
+            yield Outcome(said, times, (1e-3,) * 15, checked=True)
+
+    def close(self) -> None:
+        pass
+
+
+def tasks(count: int = 2) -> list[Task]:
+    return [
+        Task(f"k{i}", Workload(template="gemm/1", text=f"kernel {i}", features={"rows": i}),
+             space(), seconds=0.01 * (i + 1), calls=1)
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def tuner(store: Memory, workers: Fake, **goal: object) -> Tuner:
+    wanted = Goal(device=DEVICE, versions="fake 1", **{"trials": 40, **goal})  # type: ignore[arg-type]
+    return Tuner(tasks(), workers, store, wanted, clock=lambda: workers.now)
+
+
+def content(store: Memory) -> list[tuple[object, ...]]:
+    return sorted((r.workload.text, r.seed, r.trial, tuple(sorted(r.knobs.items())), r.verdict)
+                  for r in store.records)  # fmt: skip
+
+
+def test_the_tuner_finds_and_chooses_the_best() -> None:
+    store, workers = Memory(), Fake()
+    one = tuner(store, workers)
+    one.run()
+    one.choose()
+    for state in one.states:
+        assert state.chosen is not None
+        assert state.chosen.seed == CONFIRMED
+        assert state.chosen.checked
+        assert surface(state.chosen.knobs) < 0.75
+    first = store.trials(one.states[0].task.workload, DEVICE, "fake 1", 0)[0]
+    assert dict(first.knobs) == DEFAULT, "trial 0 is what analysis says"
+    assert one.curve[-1][1] > 1.3
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 4, 5, 17, 38])
+def test_a_killed_search_ends_as_if_it_had_not_been(after: int) -> None:
+    whole, parts = Memory(), Memory()
+    tuner(whole, Fake()).run()
+    with pytest.raises(Killed):
+        tuner(parts, Fake(after=after)).run()
+    assert len(parts.records) == after
+    again = tuner(parts, Fake(), trials=40 - after)
+    again.run()
+    assert content(parts) == content(whole)
+
+
+def test_another_run_with_nothing_to_do_measures_nothing() -> None:
+    store = Memory()
+    one = tuner(store, Fake(), trials=None)
+    one.run()
+    one.choose()
+    workers = Fake()
+    two = tuner(store, workers, trials=None)
+    two.run()
+    two.choose()
+    assert workers.asked == []
+    assert [s.chosen for s in two.states] == [s.chosen for s in one.states]
+
+
+def test_time_goes_where_most_is_expected() -> None:
+    store, workers = Memory(), Fake()
+    one = tuner(store, workers, trials=8)
+    one.run()
+    assert len(one.states[1].records) >= len(one.states[0].records), "the longer kernel first"
+
+
+def test_the_budget_leaves_time_for_the_last_races() -> None:
+    store, workers = Memory(), Fake()
+    one = tuner(store, workers, trials=None, seconds=30.0)
+    one.run()
+    one.choose()
+    assert workers.now <= 33.0
+
+
+def test_failures_are_recorded_and_never_chosen() -> None:
+    best = (8, 8, 128)
+    store = Memory()
+    workers = Fake(verdicts={best: Verdict.wrong, (8, 4, 128): Verdict.timeout,
+                             (16, 4, 128): Verdict.crashed})  # fmt: skip
+    one = tuner(store, workers, trials=None)
+    one.run()
+    one.choose()
+    kinds = {r.verdict for r in store.records}
+    assert Verdict.wrong in kinds
+    for state in one.states:
+        assert state.chosen is not None
+        assert state.task.space.point(state.chosen.knobs) not in workers.verdicts
+
+
+def test_who_does_not_clearly_win_is_not_used() -> None:
+    """Ratios between 0.7 and 1.3 of the median: nobody can tell."""
+    store, workers = Memory(), Fake(noise=0.5)
+    one = tuner(store, workers)
+    one.run()
+    one.choose()
+    assert all(state.chosen is None for state in one.states)
+
+
+def test_records_that_nobody_checked_are_not_chosen() -> None:
+    class Unchecked(Fake):
+        def measure(self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
+                    ) -> Iterator[Outcome]:  # fmt: skip
+            for outcome in super().measure(task, candidates, seconds):
+                yield Outcome(outcome.verdict, outcome.seconds, outcome.baseline, checked=False)
+
+    store = Memory()
+    one = tuner(store, Unchecked())
+    one.run()
+    one.choose()
+    assert all(state.chosen is None for state in one.states)

@@ -1,0 +1,111 @@
+"""`tunesmith compile --db`: compile with what was measured before, and search nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.driver import Progress, compile_model
+from tunesmith.random_inputs import sizes_to_bench
+from tunesmith.runtime import Artifact
+from tunesmith.runtime.manifest import Json, SymbolSpec
+
+if TYPE_CHECKING:
+    from tunesmith.autotune.choices import FromStore
+    from tunesmith.autotune.records import Record
+    from tunesmith.autotune.tune import Store
+    from tunesmith.backends.base import Lowered
+
+__all__ = ["compile_with_records"]
+
+_CHECK_SECONDS = 0.05  # of running a recorded kernel beside the default, to compare their results
+
+
+def compile_with_records(
+    source: str | Path,
+    store: Store,
+    *,
+    at: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Artifact:
+    """Compile a model by the knobs of a store, for shapes never tuned by those of near ones.
+
+    Each kernel that a record is used for is built and run beside the untuned one first, in
+    processes of their own; a record whose kernel computes something else, hangs or crashes is
+    refused, and `warn` hears of it. `at` are the sizes that the model was tuned at, by default
+    those of `tune`; `options` are those of `compile_model`.
+
+    Raises:
+        CompilerError: one of its kinds.
+    """
+    from tunesmith.autotune.choices import Chosen, FromStore
+    from tunesmith.autotune.device import device_of, versions_text
+    from tunesmith.backends.targets import find_target
+
+    target = find_target(options.get("target", "host"), options.get("threads"))
+    found: list[FromStore] = []
+    seen: list[Lowered] = []
+
+    def records(symbols: Sequence[SymbolSpec]) -> FromStore:
+        sizes = {**sizes_to_bench(symbols), **(at or {})}
+        found.append(FromStore(store, device_of(target), versions_text(), sizes))
+        return found[-1]
+
+    def check(lowered: Lowered) -> None:
+        seen.append(lowered)
+
+    artifact = compile_model(source, **options, progress=progress, records=records, observe=check)
+    if progress is not None:
+        progress("check records")
+    (lowered,), (used,) = seen, found
+    weights = artifact.manifest.report["weights"]
+    assert isinstance(weights, int)
+    refused = _refused(lowered, used, weights)
+    for (template, _), reason in refused.items():
+        warn(f"a record of {template} is refused: {reason}")
+    if refused:
+        kept = Chosen({key: r.knobs for key, r in used.used.items() if key not in refused})
+        artifact = compile_model(source, **options, progress=progress, records=lambda _: kept)
+    rows = [_row(key, record) for key, record in used.used.items() if key not in refused]
+    report: dict[str, Json] = {**artifact.manifest.report, "tuned": {"kernels": [*rows]}}
+    artifact.manifest = replace(artifact.manifest, report=report)
+    return artifact
+
+
+def _refused(lowered: Lowered, used: FromStore, weights: int) -> dict[tuple[str, str], str]:
+    """The kernels whose records do not give what the untuned kernel gives, and in what way."""
+    from tunesmith.autotune.device import workload_of
+    from tunesmith.autotune.local import LocalWorkers
+    from tunesmith.autotune.measure import Task
+    from tunesmith.autotune.records import Verdict
+    from tunesmith.autotune.search import Space
+    from tunesmith.backends.tvm.kernels.kernel import Kernel
+    from tunesmith.backends.tvm.standalone import with_knobs
+
+    refused: dict[tuple[str, str], str] = {}
+    workers = LocalWorkers(lowered.target, used.sizes, weights)
+    try:
+        for kernel in lowered.tunable.values():
+            assert isinstance(kernel, Kernel) and kernel.template is not None
+            template, knobs = kernel.template, kernel.chosen
+            if knobs is None:
+                continue
+            base = with_knobs(kernel, None)
+            work = workload_of(template.title, kernel.key, template.features, used.sizes)
+            space = Space(template.values(), template.default.numbers(), lambda _: True)
+            task = Task(base.name, work, space, 0.0, 1, base)
+            (outcome,) = workers.measure(task, [knobs.numbers()], _CHECK_SECONDS)
+            if outcome.verdict not in (Verdict.ok, Verdict.slower) or not outcome.checked:
+                refused[template.title, kernel.key] = f"{outcome.verdict}: {outcome.reason}"
+    finally:
+        workers.close()
+    return refused
+
+
+def _row(key: tuple[str, str], record: Record) -> dict[str, Json]:
+    return {"template": key[0], "knobs": {**record.knobs}, "speedup": round(record.speedup, 4),
+            "checked": True, "workload": record.workload.sha256}  # fmt: skip
