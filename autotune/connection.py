@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,17 @@ class Link:
         with self.told():
             return os.stat(self.place).st_ino
 
+    def compact(self) -> None:
+        """Give unused room of a file back to the disk; a server sees to that itself."""
+        if self.path is None:
+            return
+        with self.lock(exclusive=False), self.told():
+            connection = self.engine.raw_connection()
+            try:
+                connection.cursor().execute("VACUUM")
+            finally:
+                connection.close()
+
     @contextlib.contextmanager
     def lock(self, *, exclusive: bool) -> Iterator[None]:
         """Keep the file in its place: shared while it is used, exclusive while it is replaced.
@@ -126,13 +138,13 @@ class Link:
         """Say in our words what the database or the disk did not do."""
         try:
             yield
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
             raise self._explain(error) from error
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise TuneError(f"the store cannot be used: {reason}", where=self.place) from error
 
-    def _explain(self, error: sa.exc.SQLAlchemyError) -> Exception:
+    def _explain(self, error: Exception) -> Exception:
         cause = getattr(error, "orig", None) or error
         code = getattr(cause, "sqlite_errorcode", 0) or 0
         line = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
