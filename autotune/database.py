@@ -77,7 +77,7 @@ class Database:
         self._link = link
         self._tell = tell or logging.getLogger("tunesmith.autotune").warning
         self._steps = steps
-        prepare(link, create=create)
+        self._mend(lambda: prepare(link, create=create))
         self._run(lambda connection: check(connection, link), write=False)
         self._run(lambda connection: migrate(connection, steps), write=True)
 

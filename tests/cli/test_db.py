@@ -30,8 +30,7 @@ def store(tmp_path: Path) -> Path:
 
 def fill(path: Path, records: list[Record]) -> Path:
     with open_database(path) as database:
-        for one in records:
-            database.add(one)
+        database.take(records)
     return path
 
 
