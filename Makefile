@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constr
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit figures board conformance format clean
+.PHONY: help demo test lint types unit figures board conformance crash-tests format clean
 
 help:
 	@echo "make demo    compile, verify and time a real model"
@@ -15,6 +15,7 @@ help:
 	@echo "make board   every engine on every model, and what our kernels reach, into docs/board;"
 	@echo "             wants an idle machine"
 	@echo "make conformance  ONNX's backend suite over us and ONNX Runtime, into docs"
+	@echo "make crash-tests  kills, full disks and corruption of the tuning store, into docs"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -66,6 +67,10 @@ ENGINES ?= tunesmith,onnxruntime,onnxruntime-unreleased
 conformance: $(VENV)/.test
 	$(BIN)/python -m tests.conformance --engines $(ENGINES) --jobs $(JOBS) --write \
 	  $(if $(UPDATE),--update)
+
+# Ten minutes; the small disk needs root, and is left out without.
+crash-tests: $(VENV)/.test
+	$(BIN)/python -m tests.autotune
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-build-isolation -e '.[demo,peers]'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,7 +74,7 @@ class Link:
         damaged.
         """
         with self.lock(exclusive=False):
-            inode = 0 if self.path is None else self._inode()
+            inode = 0 if self.path is None else self.inode()
             try:
                 with self.told(), self.engine.connect() as connection:
                     connection = connection.execution_options(tunesmith_write=write)
@@ -83,36 +84,49 @@ class Link:
                 damage.inode = inode
                 raise
 
-    def _inode(self) -> int:
+    def inode(self) -> int:
         """Of the file that the name means now; it stays so while the lock is held."""
         with self.told():
             return os.stat(self.place).st_ino
 
+    def compact(self) -> None:
+        """Give unused room of a file back to the disk; a server sees to that itself."""
+        if self.path is None:
+            return
+        with self.lock(exclusive=False), self.told():
+            connection = self.engine.raw_connection()
+            try:
+                connection.cursor().execute("VACUUM")
+            finally:
+                connection.close()
+
     @contextlib.contextmanager
-    def lock(self, *, exclusive: bool) -> Iterator[None]:
+    def lock(self, *, exclusive: bool, wait: bool = True) -> Iterator[bool]:
         """Keep the file in its place: shared while it is used, exclusive while it is replaced.
 
         SQLite's own locks order the transactions; this one is about which file the name means.
+        Yields whether it is held, which without `wait` it may not be.
         """
         if self.path is None:
-            yield
+            yield True
             return
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with self.told():
             descriptor = os.open(f"{self.path}-lock", flags, 0o666)
         try:
-            self._wait(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-            yield
+            yield self._take(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait)
         finally:
             os.close(descriptor)
 
-    def _wait(self, descriptor: int, kind: int) -> None:
+    def _take(self, descriptor: int, kind: int, wait: bool) -> bool:
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                return
+                return True
             except BlockingIOError:
+                if not wait:
+                    return False
                 if time.monotonic() > deadline:
                     raise TuneError(
                         f"another process has held the store for {BUSY_SECONDS} s",
@@ -126,13 +140,13 @@ class Link:
         """Say in our words what the database or the disk did not do."""
         try:
             yield
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
             raise self._explain(error) from error
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise TuneError(f"the store cannot be used: {reason}", where=self.place) from error
 
-    def _explain(self, error: sa.exc.SQLAlchemyError) -> Exception:
+    def _explain(self, error: Exception) -> Exception:
         cause = getattr(error, "orig", None) or error
         code = getattr(cause, "sqlite_errorcode", 0) or 0
         line = (str(cause).strip().splitlines() or [type(cause).__name__])[0]

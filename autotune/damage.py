@@ -22,6 +22,7 @@ from .connection import APPLICATION_ID, BUSY_SECONDS, Link
 from .records import Device, Record, Workload
 from .rows import Row, insert, read_device, read_record, read_workload
 from .schema import DamageError, Step, devices, migrate, trials, version, workloads
+from .wal import lost_transactions
 
 __all__ = ["check", "prepare", "rebuild"]
 
@@ -29,14 +30,16 @@ _MARK = slice(68, 72)  # of the header of a SQLite file: a big-endian number
 
 
 def prepare(link: Link, *, create: bool) -> None:
-    """Make a file that carries our mark, if there is none.
+    """Make a file that carries our mark, if there is none; look at what a kill left.
 
-    Raises `TuneError` if there is none and it may not, or cannot, be made.
+    Raises `TuneError` if there is none and it may not, or cannot, be made; `DamageError` if the log
+    that a killed process left has lost transactions.
     """
     if link.path is None:
         return
     with link.told():
         if not _is_empty(link.path):
+            _check_log(link)
             return
         if not create:
             raise TuneError(
@@ -46,6 +49,17 @@ def prepare(link: Link, *, create: bool) -> None:
         with link.lock(exclusive=True):
             if _is_empty(link.path):
                 _begin_file(link.path)
+
+
+def _check_log(link: Link) -> None:
+    """Look at a log that nobody writes to; one that is in use was looked at when it was opened."""
+    log = Path(f"{link.path}-wal")
+    if not log.exists():
+        return
+    with link.lock(exclusive=True, wait=False) as held:
+        lost = lost_transactions(log) if held else 0
+        if lost:
+            raise DamageError(f"its log is damaged: {lost} transactions or more", link.inode())
 
 
 def _is_empty(path: Path) -> bool:

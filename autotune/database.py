@@ -7,10 +7,13 @@ never handed out. A damaged file is set aside and rebuilt from its intact rows.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -23,11 +26,13 @@ from tunesmith.ir.diagnostics import TuneError
 
 from .connection import Link
 from .damage import check, prepare, rebuild
-from .records import Device, Record, Verdict, Workload
-from .rows import find_device, find_workload, insert, read_record, read_workload
+from .exchange import Bad, lines_of, read_lines, write_whole
+from .records import Device, Record, Workload
+from .rows import Outcome, find_device, find_workload, insert, read_record, read_workload
 from .schema import STEPS, DamageError, Step, migrate, trials, workloads
+from .selection import Pruning, Selection, best_of, prune, select
 
-__all__ = ["Database", "default_url", "open_database"]
+__all__ = ["Database", "Imported", "TrialTaken", "default_url", "open_database"]
 
 T = TypeVar("T")
 
@@ -72,7 +77,7 @@ class Database:
         self._link = link
         self._tell = tell or logging.getLogger("tunesmith.autotune").warning
         self._steps = steps
-        prepare(link, create=create)
+        self._mend(lambda: prepare(link, create=create))
         self._run(lambda connection: check(connection, link), write=False)
         self._run(lambda connection: migrate(connection, steps), write=True)
 
@@ -98,14 +103,18 @@ class Database:
 
     def _run(self, work: Callable[[Connection], T], *, write: bool) -> T:
         """One transaction; if the file turns out to be damaged, rebuild it and try once more."""
+        return self._mend(lambda: self._link.run(work, write=write))
+
+    def _mend(self, action: Callable[[], T]) -> T:
         try:
-            return self._link.run(work, write=write)
+            return action()
         except DamageError as damage:
-            line = rebuild(self._link, damage, self._steps)
+            found = damage
+        try:
+            line = rebuild(self._link, found, self._steps)
             if line is not None:
                 self._tell(line)
-        try:
-            return self._link.run(work, write=write)
+            return action()
         except DamageError as damage:
             raise TuneError(f"the store is damaged: {damage}", where=self.place) from damage
 
@@ -113,9 +122,16 @@ class Database:
         """Store a trial, and return the number of its row; it is durable when this returns.
 
         A trial that is there already (the same workload, device, versions, seed and number) is not
-        stored twice; if its knobs are others, `TuneError` is raised and the first one stays.
+        stored twice; if its knobs are others, `TrialTaken` is raised and the first one stays.
         """
-        return self._run(lambda connection: insert(connection, record)[0], write=True)
+        row, outcome = self._run(lambda connection: insert(connection, record), write=True)
+        if outcome is Outcome.taken:
+            raise TrialTaken(
+                f"trial {record.trial} of seed {record.seed} is stored with other knobs",
+                where=f"workload {record.workload.sha256[:12]}",
+                hint="two tuners that run at once each need a seed of their own",
+            )
+        return row
 
     def trials(
         self, workload: Workload, device: Device, versions: str, seed: int | None = None
@@ -127,7 +143,7 @@ class Database:
 
     def best(self, workload: Workload, device: Device, versions: str) -> Record | None:
         """The trial to use: checked, ok, and of the greatest speedup above 1; or None."""
-        return _best(self.trials(workload, device, versions))
+        return best_of(self.trials(workload, device, versions))
 
     def near(
         self,
@@ -154,11 +170,88 @@ class Database:
             for candidate in sorted(candidates, key=lambda w: _distance(w.features, features)):
                 if len(found) >= limit:
                     break
-                best = _best(_trials(connection, candidate, device, versions, None))
+                best = best_of(_trials(connection, candidate, device, versions, None))
                 found += [best] if best is not None else []
             return found
 
         return self._run(work, write=False)
+
+    def records(self, chosen: Selection = Selection()) -> list[Record]:  # noqa: B008  # frozen
+        """All records, or those that are meant, in the order they were stored."""
+        return self._run(
+            lambda connection: [record for _, record in select(connection, chosen)], write=False
+        )
+
+    def export(self, file: Path, chosen: Selection = Selection()) -> int:  # noqa: B008  # frozen
+        """Write records as JSON lines to a file, which appears when it is complete; how many.
+
+        Raises `OSError` if the file cannot be written.
+        """
+        records = self.records(chosen)
+        write_whole(file, lines_of(records))
+        return len(records)
+
+    def import_(self, file: Path) -> Imported:
+        """Add the records of a file of JSON lines; lines that are none are told, not stored.
+
+        Raises `OSError` if the file cannot be read.
+        """
+        with file.open("rb") as lines:
+            return self.take(read_lines(lines))
+
+    def merge(self, other: Database) -> Imported:
+        """Add the records of another store, which stays as it is."""
+        return self.take(other.records())
+
+    def take(self, items: Iterable[Record | Bad]) -> Imported:
+        """Add records, a batch a transaction, so that tuners can write in between.
+
+        Where the place of a record is taken the stored one stays.
+        """
+        outcomes: Counter[Outcome] = Counter()
+        bad = []
+        for batch in _batches(items, 500):
+            bad += [item for item in batch if isinstance(item, Bad)]
+            records = [item for item in batch if isinstance(item, Record)]
+            outcomes.update(self._insert(records))
+        return Imported(
+            new=outcomes[Outcome.new],
+            known=outcomes[Outcome.known],
+            other=outcomes[Outcome.again] + outcomes[Outcome.taken],
+            bad=tuple(bad),
+        )
+
+    def _insert(self, records: Sequence[Record]) -> list[Outcome]:
+        def work(connection: Connection) -> list[Outcome]:
+            return [insert(connection, record)[1] for record in records]
+
+        return self._run(work, write=True)
+
+    def prune(self, pruning: Pruning) -> int:
+        """Delete trials; how many. A file gives the room back to the disk."""
+        gone = self._run(lambda connection: prune(connection, pruning), write=True)
+        self._mend(self._link.compact)
+        return gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """How many records were new, how many known, and in how many cases another one stays."""
+
+    new: int
+    known: int
+    other: int
+    bad: tuple[Bad, ...]
+
+
+class TrialTaken(TuneError):
+    """The number of a trial belongs to another one."""
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 def _trials(
@@ -176,11 +269,6 @@ def _trials(
         query = query.where(trials.c.seed == seed)
     rows = connection.execute(query.order_by(trials.c.seed, trials.c.trial)).mappings()
     return [read_record(row, work, device) for row in rows]
-
-
-def _best(records: Sequence[Record]) -> Record | None:
-    usable = [r for r in records if r.checked and r.verdict == Verdict.ok and r.speedup > 1]
-    return max(usable, key=lambda r: r.speedup, default=None)
 
 
 def _distance(left: Mapping[str, int], right: Mapping[str, int]) -> float:

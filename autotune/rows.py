@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Mapping
 from hashlib import sha256
@@ -16,6 +17,7 @@ from .records import Device, Record, Verdict, Workload, canonical
 from .schema import DamageError, devices, trials, workloads
 
 __all__ = [
+    "Outcome",
     "Row",
     "find_device",
     "find_workload",
@@ -30,8 +32,17 @@ Row = RowMapping | Mapping[str, Any]
 _BAD = (TuneError, ValueError, TypeError, AttributeError, LookupError)
 
 
-def insert(connection: Connection, record: Record) -> tuple[int, bool]:
-    """The row of a record, and whether it is new; a trial that is stored stays as it is."""
+class Outcome(enum.Enum):
+    """What became of a record that was to be stored; in all cases but `new` the first one stays."""
+
+    new = "nothing stood in its place"
+    known = "the same record was there"
+    again = "the same trial was there, measured another time"
+    taken = "another trial has its number"
+
+
+def insert(connection: Connection, record: Record) -> tuple[int, Outcome]:
+    """The row of a record, and what was there before; a trial that is stored stays as it is."""
     work = _add_workload(connection, record.workload)
     device = _add_device(connection, record.device)
     same = sa.select(trials).where(
@@ -58,15 +69,13 @@ def insert(connection: Connection, record: Record) -> tuple[int, bool]:
         "digest": record.digest,
     }
     row, new = _insert_once(connection, trials, same, values)
-    if not new:
-        stored = read_record(row, record.workload, record.device)
-        if stored.knobs != record.knobs:
-            raise TuneError(
-                f"trial {record.trial} of seed {record.seed} is stored with other knobs",
-                where=f"workload {record.workload.sha256[:12]}",
-                hint="two tuners that run at once each need a seed of their own",
-            )
-    return int(row["id"]), new
+    number = int(row["id"])
+    if new:
+        return number, Outcome.new
+    stored = read_record(row, record.workload, record.device)
+    if stored == record:
+        return number, Outcome.known
+    return number, Outcome.again if stored.knobs == record.knobs else Outcome.taken
 
 
 def _add_workload(connection: Connection, work: Workload) -> int:

@@ -68,10 +68,12 @@ trials = sa.Table(
 class DamageError(Exception):
     """What a store holds is not what was written: `Database` repairs it, or says so.
 
-    `inode` is the number of the file in which it was found.
+    `inode` is the number of the file in which it was found, or 0.
     """
 
-    inode = 0
+    def __init__(self, message: str, inode: int = 0) -> None:
+        super().__init__(message)
+        self.inode = inode
 
 
 def _first(connection: Connection) -> None:

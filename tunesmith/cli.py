@@ -343,6 +343,116 @@ def _doctor(json: Json = None) -> None:
     doctor_command(json)
 
 
+_db = typer.Typer(
+    help="Look into the tuning store, and move records in and out of it.", no_args_is_help=True
+)
+app.add_typer(_db, name="db")
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--db", metavar="URL", help="A path or `postgresql://…`; the user's store if not given."
+    ),
+]
+Template = Annotated[str | None, typer.Option("--template", help="Only of this template.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Only of this device: its name, or of its hash.")
+]
+Versions = Annotated[str | None, typer.Option("--versions", help="Only of these versions.")]
+
+
+@_db.command("list")
+def _db_list(
+    db: Store = None,
+    template: Template = None,
+    device: Device = None,
+    versions: Versions = None,
+    json: Json = None,
+) -> None:
+    """List the workloads, with the best that was found for each."""
+    from tunesmith.cli_db import Where, list_command
+
+    list_command(Where(url=db, template=template, device=device, versions=versions), json)
+
+
+@_db.command("show")
+def _db_show(
+    workload: Annotated[str, typer.Argument(metavar="HASH", help="The beginning is enough.")],
+    db: Store = None,
+    device: Device = None,
+    versions: Versions = None,
+    json: Json = None,
+) -> None:
+    """Show every trial of a workload."""
+    from tunesmith.cli_db import Where, show_command
+
+    show_command(Where(url=db, workload=workload, device=device, versions=versions), json)
+
+
+@_db.command("export")
+def _db_export(
+    file: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Where the records go.")],
+    db: Store = None,
+    template: Template = None,
+    device: Device = None,
+    versions: Versions = None,
+) -> None:
+    """Write records to a file of JSON lines."""
+    from tunesmith.cli_db import Where, export_command
+
+    export_command(Where(url=db, template=template, device=device, versions=versions), file)
+
+
+@_db.command("import")
+def _db_import(
+    file: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="What `export` wrote.")],
+    db: Store = None,
+) -> None:
+    """Add the records of a file; exit 1 if a line of it is no record."""
+    from tunesmith.cli_db import Where, import_command
+
+    import_command(Where(url=db), file)
+
+
+@_db.command("merge")
+def _db_merge(
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="A store: a path or a URL.")],
+    db: Store = None,
+) -> None:
+    """Add the records of another store to this one."""
+    from tunesmith.cli_db import Where, merge_command
+
+    merge_command(Where(url=db), other)
+
+
+@_db.command("prune")
+def _db_prune(
+    db: Store = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Delete trials that did not build, run or agree.")
+    ] = False,
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=0, help="Delete all but the best N of a workload.")
+    ] = None,
+    versions: Annotated[
+        str | None, typer.Option("--versions", help="Delete those of any other versions.")
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option("--before", metavar="TIME", help="Delete older ones (ISO 8601).")
+    ] = None,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Delete rows that are not what was written.")
+    ] = False,
+) -> None:
+    """Delete trials from the store."""
+    from tunesmith.autotune.selection import Pruning
+    from tunesmith.cli_db import Where, prune_command
+
+    prune_command(
+        Where(url=db),
+        Pruning(failed=failed, keep=keep, versions=versions, before=before, damaged=damaged),
+    )
+
+
 def execute(arguments: Sequence[str]) -> int:
     """Run one command; the result is the exit status: 0, 1, 2, 70 or 130."""
     from tunesmith.cli_errors import explain

@@ -107,9 +107,8 @@ def test_none_is_best_if_none_is_faster(store: Database) -> None:
 
 def test_near_is_by_ratio(store: Database) -> None:
     rows = [1, 16, 100, 128, 160, 1000, 4000]
-    for size in rows:
-        store.add(record(speedup=1.1, workload=workload(rows=size)))
-        store.add(record(1, speedup=1.0 + size / 1000, workload=workload(rows=size)))
+    store.take(record(speedup=1.1, workload=workload(rows=size)) for size in rows)
+    store.take(record(1, speedup=1 + size / 1000, workload=workload(rows=size)) for size in rows)
     store.add(record(workload=workload(rows=120), device=OTHER))
     store.add(record(workload=workload(rows=121), verdict=Verdict.slower))
     odd = Workload(template="gemm", text="other", features={"rows": 120, "depth": 3})
