@@ -41,20 +41,19 @@ class Outcome(enum.Enum):
     taken = "another trial has its number"
 
 
+# Made once: making a statement costs more than running it.
+_WORKLOAD = sa.select(workloads).where(workloads.c.sha256 == sa.bindparam("sha256"))
+_DEVICE = sa.select(devices).where(devices.c.sha256 == sa.bindparam("sha256"))
+_KEY = ("workload_id", "device_id", "versions", "seed", "trial")
+_TRIAL = sa.select(trials).where(*(trials.c[name] == sa.bindparam(name) for name in _KEY))
+_INSERT = {table: sa.insert(table) for table in (workloads, devices, trials)}
+
+
 def insert(connection: Connection, record: Record) -> tuple[int, Outcome]:
     """The row of a record, and what was there before; a trial that is stored stays as it is."""
-    work = _add_workload(connection, record.workload)
-    device = _add_device(connection, record.device)
-    same = sa.select(trials).where(
-        trials.c.workload_id == work,
-        trials.c.device_id == device,
-        trials.c.versions == record.versions,
-        trials.c.seed == record.seed,
-        trials.c.trial == record.trial,
-    )
     values = {
-        "workload_id": work,
-        "device_id": device,
+        "workload_id": _add_workload(connection, record.workload),
+        "device_id": _add_device(connection, record.device),
         "versions": record.versions,
         "knobs": canonical(record.knobs),
         "seed": record.seed,
@@ -68,9 +67,8 @@ def insert(connection: Connection, record: Record) -> tuple[int, Outcome]:
         "measured_at": record.at,
         "digest": record.digest,
     }
-    row, new = _insert_once(connection, trials, same, values)
-    number = int(row["id"])
-    if new:
+    number, row = _insert_once(connection, trials, _TRIAL, _KEY, values)
+    if row is None:
         return number, Outcome.new
     stored = read_record(row, record.workload, record.device)
     if stored == record:
@@ -81,12 +79,11 @@ def insert(connection: Connection, record: Record) -> tuple[int, Outcome]:
 def _add_workload(connection: Connection, work: Workload) -> int:
     features = canonical(work.features)
     digest = _features_digest(work, features)
-    same = sa.select(workloads).where(workloads.c.sha256 == work.sha256)
     values = {"sha256": work.sha256, "template": work.template, "text": work.text,
               "features": features, "digest": digest}  # fmt: skip
-    row, new = _insert_once(connection, workloads, same, values)
-    if new:
-        return int(row["id"])
+    number, row = _insert_once(connection, workloads, _WORKLOAD, ("sha256",), values)
+    if row is None:
+        return number
     stored = read_workload(row)
     if stored != work:
         raise TuneError(
@@ -94,49 +91,49 @@ def _add_workload(connection: Connection, work: Workload) -> int:
             where=f"workload {work.sha256[:12]}",
         )
     if stored.features != work.features:  # the template may have learned to say more
-        change = sa.update(workloads).where(workloads.c.id == row["id"])
+        change = sa.update(workloads).where(workloads.c.id == number)
         connection.execute(change.values(features=features, digest=digest))
-    return int(row["id"])
+    return number
 
 
 def _add_device(connection: Connection, device: Device) -> int:
-    same = sa.select(devices).where(devices.c.sha256 == device.sha256)
     values = {"sha256": device.sha256, "text": device.text}
-    row, new = _insert_once(connection, devices, same, values)
-    if not new and read_device(row) != device:
+    number, row = _insert_once(connection, devices, _DEVICE, ("sha256",), values)
+    if row is not None and read_device(row) != device:
         raise TuneError("two devices have one hash: the second cannot be stored")
-    return int(row["id"])
+    return number
 
 
 def _insert_once(
     connection: Connection,
     table: sa.Table,
     same: sa.Select[tuple[object, ...]],
+    key: tuple[str, ...],
     values: Mapping[str, object],
-) -> tuple[Row, bool]:
-    """The row that is there, or a new one; of two writers on a server, the second reads."""
-    found = connection.execute(same).mappings().one_or_none()
-    if found is not None:
-        return found, False
-    try:
-        with connection.begin_nested():
-            connection.execute(sa.insert(table).values(**values))
-    except sa.exc.IntegrityError:
-        return connection.execute(same).mappings().one(), False
-    return connection.execute(same).mappings().one(), True
+) -> tuple[int, Row | None]:
+    """The number of the row, and the row if it was there; of two writers on a server one reads."""
+    wanted = {name: values[name] for name in key}
+    found = connection.execute(same, wanted).mappings().one_or_none()
+    if found is None:
+        try:
+            with connection.begin_nested():
+                added = connection.execute(_INSERT[table], values).inserted_primary_key
+                assert added is not None  # every table has one
+                return int(added[0]), None
+        except sa.exc.IntegrityError:
+            found = connection.execute(same, wanted).mappings().one()
+    return int(found["id"]), found
 
 
 def find_workload(connection: Connection, work: Workload) -> int | None:
     """The row of a workload, compared in full."""
-    query = sa.select(workloads).where(workloads.c.sha256 == work.sha256)
-    row = connection.execute(query).mappings().one_or_none()
+    row = connection.execute(_WORKLOAD, {"sha256": work.sha256}).mappings().one_or_none()
     return int(row["id"]) if row is not None and read_workload(row) == work else None
 
 
 def find_device(connection: Connection, device: Device) -> int | None:
     """The row of a device, compared in full."""
-    query = sa.select(devices).where(devices.c.sha256 == device.sha256)
-    row = connection.execute(query).mappings().one_or_none()
+    row = connection.execute(_DEVICE, {"sha256": device.sha256}).mappings().one_or_none()
     return int(row["id"]) if row is not None and read_device(row) == device else None
 
 
