@@ -5,9 +5,9 @@ from __future__ import annotations
 from benchmarks import peers_compilers, peers_onnx, peers_ours
 from benchmarks.peers_contract import Peer
 
-__all__ = ["DYNAMIC", "PEERS", "STATIC"]
+__all__ = ["DYNAMIC", "PEERS", "STATIC", "TUNED"]
 
-STATIC, DYNAMIC = "tunesmith-static", "tunesmith"
+STATIC, DYNAMIC, TUNED = "tunesmith-static", "tunesmith", "tunesmith-tuned"
 
 _TABLE = (
     Peer(
@@ -17,6 +17,10 @@ _TABLE = (
     Peer(
         STATIC, "tunesmith, this size", ("apache-tvm",), peers_ours.start,
         peers_ours.load, peers_ours.build_static, ours=True,
+    ),
+    Peer(
+        TUNED, "tunesmith, this size, tuned", ("apache-tvm",), peers_ours.start,
+        peers_ours.load, peers_ours.build_tuned, build_depends=("shapes", "threads"), ours=True,
     ),
     Peer(
         "onnxruntime", "ONNX Runtime", ("onnxruntime",), peers_onnx.start_onnxruntime,

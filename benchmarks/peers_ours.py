@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from benchmarks.peers_contract import Job, Loaded
+from benchmarks.peers_contract import Job, Loaded, Unsupported
 
-__all__ = ["build_dynamic", "build_static", "load", "start"]
+__all__ = ["build_dynamic", "build_static", "build_tuned", "load", "start"]
 
 ARTIFACT = "model.tsm"
 
@@ -35,6 +35,21 @@ def build_dynamic(job: Job) -> None:
 def build_static(job: Job) -> None:
     """Compile for the shapes of the inputs alone."""
     _build(job, {name: array.shape for name, array in job.feeds().items()}, None)
+
+
+def build_tuned(job: Job) -> None:
+    """Compile for the shapes of the inputs by what `python -m benchmarks.tuning` found."""
+    from tunesmith.autotune.database import open_database
+    from tunesmith.tuned_compile import compile_with_records
+
+    shapes = {name: array.shape for name, array in job.feeds().items()}
+    with open_database() as store:
+        artifact = compile_with_records(job.model, store, shapes=shapes, threads=job.threads)
+    tuned = artifact.manifest.report["tuned"]
+    assert isinstance(tuned, dict)
+    if not tuned["kernels"]:
+        raise Unsupported("nothing in the store of tuning is quicker, or it was never tuned")
+    artifact.save(job.folder / ARTIFACT)
 
 
 def _build(

@@ -16,6 +16,7 @@ from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import Progress, note, out, print_table
 from tunesmith.cli_values import check_output, fixed_sizes, parse_dims, parse_shapes, write_json
 from tunesmith.ir.diagnostics import CompilerError
+from tunesmith.report_tune import line, require_plots
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -77,8 +78,6 @@ def tune_command(
         raise CompilerError("kernels are tuned on the machine that runs them", where=target,
                             hint="call `tunesmith tune` on that device")  # fmt: skip
     if plot is not None:
-        from tunesmith.report_tune import require_plots
-
         require_plots()
     from tunesmith import report_tune, tuning
     from tunesmith.autotune.database import open_database
@@ -143,7 +142,7 @@ class _Board(Progress):
         if not sys.stderr.isatty():
             if now - self.last >= _EVERY:
                 self.last = now
-                note(f"{self.title}: {_line(tuner)}")
+                note(f"{self.title}: {line(tuner)}")
             return
         if self.status is not None:
             self.status.stop()
@@ -171,18 +170,10 @@ class _Board(Progress):
         super().__exit__(kind, value, trace)
 
 
-def _line(tuner: Tuner) -> str:
-    before = sum(s.task.seconds for s in tuner.states)
-    now = sum(s.task.seconds * s.ratio for s in tuner.states)
-    left = "" if tuner.left == float("inf") else f", {max(0.0, tuner.left):.0f} s left"
-    return (f"{tuner.measured} trials, kernels {before / now:.3f}x as quick as by analysis, "
-            f"{tuner.expected / now:.2%} more expected{left}")  # fmt: skip
-
-
 def _table(tuner: Tuner) -> Table:
     from rich.table import Table
 
-    table = Table(*_HEAD, box=None, pad_edge=False, caption=_line(tuner), caption_justify="left")
+    table = Table(*_HEAD, box=None, pad_edge=False, caption=line(tuner), caption_justify="left")
     for state in sorted(tuner.states, key=lambda s: -s.task.seconds):
         table.add_row(
             state.task.name, state.task.workload.template,

@@ -11,12 +11,21 @@ from tunesmith.report import seconds
 from tunesmith.runtime.manifest import Json
 
 if TYPE_CHECKING:
-    from tunesmith.autotune.tune import State
+    from tunesmith.autotune.tune import State, Tuner
     from tunesmith.tuning import Tuned
 
-__all__ = ["HEAD", "as_json", "draw", "require_plots", "rows", "summary"]
+__all__ = ["HEAD", "as_json", "draw", "line", "require_plots", "rows", "summary"]
 
 HEAD = ("kernel", "share", "trials", "before", "after", "speedup", "knobs that changed")
+
+
+def line(tuner: Tuner) -> str:
+    """How far a tuner is."""
+    before = sum(s.task.seconds for s in tuner.states)
+    now = sum(s.task.seconds * s.ratio for s in tuner.states)
+    left = "" if tuner.left == float("inf") else f", {max(0.0, tuner.left):.0f} s left"
+    return (f"{tuner.measured} trials, kernels {before / now:.3f}x as quick as by analysis, "
+            f"{tuner.expected / now:.2%} more expected{left}")  # fmt: skip
 
 
 def rows(tuned: Tuned) -> list[tuple[str, ...]]:

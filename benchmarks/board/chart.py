@@ -17,6 +17,7 @@ MOST = 8.0  # slower engines stand at the edge, with their ratio beside them
 # Okabe and Ito (2008): told apart by people with any kind of color vision; shapes differ as well.
 STYLES = {
     "tunesmith": ("#d55e00", "D"), "tunesmith-static": ("#d55e00", "o"),
+    "tunesmith-tuned": ("#d55e00", "*"),
     "onnxruntime": ("#0072b2", "s"), "onnxruntime-static": ("#0072b2", "v"),
     "onnxruntime-optimized": ("#0072b2", "^"), "openvino": ("#009e73", "P"),
     "torch": ("#cc79a7", "X"), "iree": ("#e69f00", "<"), "tvm": ("#555555", "d"),

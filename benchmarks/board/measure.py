@@ -24,7 +24,7 @@ from benchmarks.peers_contract import Job, Peer
 from benchmarks.spine_facts import ROOT
 from tunesmith.oracle import compare
 
-__all__ = ["Options", "Workplace", "cores_for", "measure"]
+__all__ = ["Options", "Workplace", "cores_for", "measure", "prepare"]
 
 SETTLE_SECONDS = 0.15  # workers of ONNX Runtime were seen to spin for 65 to 100 ms after a run
 MOST_RUNS = 5000  # in a block
@@ -74,7 +74,7 @@ def measure(
     """Fill the record of a row; what fails is recorded, and does not stop the rest."""
     folder = place.folder / f"{row.name.replace('/', '-')}-{threads}"
     folder.mkdir(parents=True)
-    facts = _prepare(row, folder)
+    facts = prepare(row, folder)
     if facts["error"]:
         record["error"] = facts["error"]
         return
@@ -112,7 +112,7 @@ def measure(
             engine.record["peak_mb"] = engine.child.ask("memory", 10)["peak_mb"]
 
 
-def _prepare(row: BoardRow, folder: Path) -> Facts:
+def prepare(row: BoardRow, folder: Path) -> Facts:
     """Let a process of its own make the inputs and the reference."""
     request = json.dumps({"row": row.as_json(), "folder": str(folder)})
     command = [sys.executable, "-m", "benchmarks.board.inputs", request]

@@ -14,7 +14,7 @@ from benchmarks.board.verdicts import (
     statistics_of,
     verdict,
 )
-from benchmarks.peers import DYNAMIC, PEERS, STATIC
+from benchmarks.peers import DYNAMIC, PEERS, STATIC, TUNED
 
 __all__ = ["render"]
 
@@ -71,7 +71,7 @@ def _summary(rows: Mapping[str, RowRecord]) -> Iterator[str]:
     lines = [
         [m.family, str(m.threads), title, str(m.rows), f"{m.mean:.3f}",
          f"{m.worst:.3f} ({m.worst_row})", str(m.noisy)]
-        for title, ours in (("this size", STATIC), ("any size", DYNAMIC))
+        for title, ours in (("this size", STATIC), ("any size", DYNAMIC), ("tuned", TUNED))
         for m in means(rows.values(), ours)
     ]  # fmt: skip
     head = ["rows", "threads", "artifact", "n", "geometric mean", "worst", "too noisy to call"]
