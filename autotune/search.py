@@ -92,16 +92,19 @@ class Search:
         working = [o for o in self.observed if o.ratio is not None]
         return min(working, key=lambda o: o.cost, default=None)
 
-    def propose(self, count: int) -> tuple[list[dict[str, int]], float]:
+    def propose(
+        self, count: int, more_hints: Sequence[Mapping[str, int]] = ()
+    ) -> tuple[list[dict[str, int]], float]:
         """The next `count` knobs, or fewer if there are no more; and what is expected of them.
 
         The second is the share of the kernel's time that the best of them is expected to save.
+        `more_hints` come before the others.
         """
         space, tried = self.space, {self.space.point(o.knobs): o.cost for o in self.observed}
         default = space.point(space.default)
         tried.setdefault(default, 0.0)
         chosen: list[Point] = []
-        for hint in self.hints:
+        for hint in (*more_hints, *self.hints):
             fitting = {*hint} == {*space.names} and space.fits(hint)
             if fitting and (point := space.point(hint)) not in tried and point not in chosen:
                 chosen.append(point)

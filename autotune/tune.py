@@ -30,6 +30,7 @@ _ROUND = 4  # trials
 _SECONDS, _FINAL_SECONDS = 0.3, 1.2  # of racing one candidate: in the search, and at its end
 _FINALISTS = 3
 _EXHAUSTED = 0.0005  # of the model's time: less than that is not worth another round
+_WORTH_TELLING, _TOLD = 0.985, 2  # a ratio that others should hear of; how many in one round
 _PATIENCE = 10  # rounds without a better candidate, after which a kernel is left alone
 
 
@@ -78,7 +79,6 @@ class State:
     rounds: int = 0
     idle: int = 0  # rounds since the best became better
     gain: float = 0.0  # seconds of a run that the next round is expected to save
-    waiting: list[dict[str, int]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     chosen: Record | None = None
 
@@ -127,11 +127,9 @@ class Tuner:
 
     def run(self) -> None:
         """Tune until time, trials or ideas are used up. An interrupt loses nothing that is done."""
-        for state in self.states:
-            self._plan(state)
         while self._may_go_on():
             state = max(self.states, key=lambda s: s.gain)
-            if state.gain < _EXHAUSTED * self.whole or not state.waiting:
+            if state.gain < _EXHAUSTED * self.whole:
                 break
             self._round(state)
 
@@ -165,18 +163,33 @@ class Tuner:
     def _may_go_on(self) -> bool:
         return self.left > 0 and (self.goal.trials is None or self.measured < self.goal.trials)
 
-    def _plan(self, state: State) -> None:
-        """What the next round of a kernel tries, and what is expected of it."""
-        state.waiting, share = state.search.propose(_ROUND)
-        if not state.rounds:  # trial 0: the default beside itself, which shows how noisy it is
-            state.waiting = [dict(state.task.space.default), *state.waiting][:_ROUND]
-        patient = state.idle < _PATIENCE and state.waiting
+    def _expect(self, state: State) -> None:
+        """What may be expected of the next round of a kernel, by its own trials."""
+        some, share = state.search.propose(1)
+        patient = some and state.idle < _PATIENCE
         state.gain = state.task.seconds * state.ratio * share if patient else 0.0
 
+    def _plan(self, state: State) -> list[dict[str, int]]:
+        """What the next round of a kernel tries: also what was good for others of its template."""
+        learnt = [
+            {**state.task.space.default, **_changes(other)}
+            for other in sorted(self.states, key=lambda s: s.ratio)
+            if other is not state and other.ratio < _WORTH_TELLING
+            and other.task.workload.template == state.task.workload.template
+        ]  # fmt: skip
+        planned, _ = state.search.propose(_ROUND, learnt[:_TOLD])
+        if not state.rounds:  # trial 0: the default beside itself, which shows how noisy it is
+            planned = [dict(state.task.space.default), *planned][:_ROUND]
+        first, known = state.rounds * _ROUND, {r.trial: r for r in state.records}
+        # what the store has counts, also where the search would have chosen otherwise
+        return [
+            dict(known[n].knobs) if n in known else knobs for n, knobs in enumerate(planned, first)
+        ]
+
     def _round(self, state: State) -> None:
-        first = state.rounds * _ROUND
-        known = {r.trial: r for r in state.records}
-        missing = [(first + i, k) for i, k in enumerate(state.waiting) if first + i not in known]
+        first, known = state.rounds * _ROUND, {r.trial: r for r in state.records}
+        planned = self._plan(state)
+        missing = [(n, k) for n, k in enumerate(planned, first) if n not in known]
         start = self.clock()
         outcomes = self.workers.measure(state.task, [k for _, k in missing], _SECONDS)
         for (trial, knobs), outcome in zip(missing, outcomes, strict=True):
@@ -185,7 +198,7 @@ class Tuner:
             self.measured += 1
             self.spent, start = self.spent + self.clock() - start, self.clock()
             self.told(self, state)
-        self._finish(state, [known[first + i] for i in range(len(state.waiting))])
+        self._finish(state, [known[n] for n, _ in enumerate(planned, first)])
         now = sum(s.task.seconds * s.ratio for s in self.states)
         self.curve.append((self.clock() - self.began, self.whole / now))
 
@@ -195,7 +208,7 @@ class Tuner:
             state.search.observe(Observation(dict(record.knobs), _ratio(record)))
         state.rounds += 1
         state.idle = 0 if state.ratio < before - 0.002 else state.idle + 1
-        self._plan(state)
+        self._expect(state)
 
     def _keep(
         self, state: State, knobs: Mapping[str, int], outcome: Outcome, seed: int, trial: int
@@ -223,18 +236,19 @@ class Tuner:
         state = State(task, search)
         state.records = self.store.trials(task.workload, goal.device, goal.versions, goal.seed)
         known = {record.trial: record for record in state.records}
-        self._plan(state)
-        while state.waiting:
-            first = state.rounds * _ROUND
-            numbers = range(first, first + len(state.waiting))
-            # what the store has counts, also where the search would have chosen otherwise
-            state.waiting = [
-                dict(known[n].knobs) if n in known else state.waiting[n - first] for n in numbers
-            ]
+        while True:
+            numbers = range(state.rounds * _ROUND, (state.rounds + 1) * _ROUND)
             if not all(n in known for n in numbers):
                 break
             self._finish(state, [known[n] for n in numbers])
+        self._expect(state)
         return state
+
+
+def _changes(state: State) -> dict[str, int]:
+    """The knobs in which the best of a kernel is not its default."""
+    best, default = state.search.best, state.task.space.default
+    return {k: v for k, v in best.knobs.items() if default[k] != v} if best is not None else {}
 
 
 def _ratio(record: Record) -> float | None:

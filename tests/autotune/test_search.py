@@ -175,10 +175,11 @@ def test_the_tuner_finds_and_chooses_the_best() -> None:
     assert one.curve[-1][1] > 1.3
 
 
-@pytest.mark.parametrize("after", [0, 1, 3, 4, 5, 17, 38])
+@pytest.mark.parametrize("after", [0, 1, 3, 4, 5, 17, 22])
 def test_a_killed_search_ends_as_if_it_had_not_been(after: int) -> None:
     whole, parts = Memory(), Memory()
     tuner(whole, Fake()).run()
+    assert len(whole.records) > after
     with pytest.raises(Killed):
         tuner(parts, Fake(after=after)).run()
     assert len(parts.records) == after
@@ -198,6 +199,19 @@ def test_another_run_with_nothing_to_do_measures_nothing() -> None:
     two.choose()
     assert workers.asked == []
     assert [s.chosen for s in two.states] == [s.chosen for s in one.states]
+
+
+def test_kernels_of_one_template_hear_of_each_others_best() -> None:
+    """The second kernel to be tuned tries what was best for the first in its first round."""
+    store, workers = Memory(), Fake()
+    one = tuner(store, workers, trials=None)
+    one.run()
+    long, short = one.states[1], one.states[0]
+    assert long.records[0].at <= short.records[0].at
+    early = {tuple(sorted(r.knobs.items())) for r in short.records[:4]}
+    before = [r for r in store.records if r.workload == long.task.workload]
+    known = [tuple(sorted(r.knobs.items())) for r in before if surface(r.knobs) < 0.985]
+    assert early & set(known)
 
 
 def test_time_goes_where_most_is_expected() -> None:
