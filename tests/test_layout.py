@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "passes": {"ir"},
     "runtime": {"ir"},
     "backends": {"ir", "runtime"},
-    "autotune": {"ir", "backends"},
+    "autotune": {"ir", "backends", "runtime"},
 }
 # A heavy import, and the only places where it may stand.
 HEAVY: dict[str, tuple[str, ...]] = {
