@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .device import workload_of
-from .records import Device, Record, Verdict
+from .records import Device, Record, Verdict, Workload
 from .tune import CONFIRMED, Store
 
 __all__ = ["Chosen", "FromStore"]
@@ -48,18 +48,23 @@ class FromStore:
     ) -> Mapping[str, int] | None:
         """See `TuningRecords`."""
         workload = workload_of(template, text, features, self.sizes)
-        raced = self.store.trials(workload, self.device, self.versions, CONFIRMED)
+        raced = self._raced(workload)
         found = best_of(raced)
         if not raced:
-            near = self.store.near(template, self.device, self.versions, workload.features, 1)
-            found = next(
-                (r for r in near if _doublings(r.workload.features, workload.features) <= _NEAR),
-                None,
-            )
+            near = self.store.near(template, self.device, self.versions, workload.features)
+            alike = [
+                best_of(self._raced(record.workload))
+                for record in near
+                if _doublings(record.workload.features, workload.features) <= _NEAR
+            ]
+            found = next((record for record in alike if record is not None), None)
         if found is None:
             return None
         self.used[template, text] = found
         return found.knobs
+
+    def _raced(self, workload: Workload) -> list[Record]:
+        return self.store.trials(workload, self.device, self.versions, CONFIRMED)
 
 
 def best_of(records: Sequence[Record]) -> Record | None:

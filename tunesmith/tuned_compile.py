@@ -14,6 +14,7 @@ from tunesmith.runtime.manifest import Json, SymbolSpec
 
 if TYPE_CHECKING:
     from tunesmith.autotune.choices import FromStore
+    from tunesmith.autotune.measure import Workers
     from tunesmith.autotune.records import Record
     from tunesmith.autotune.tune import Store
     from tunesmith.backends.base import Lowered
@@ -30,14 +31,15 @@ def compile_with_records(
     at: Mapping[str, int] | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] = lambda text: None,
+    workers: Callable[[Lowered, Mapping[str, int], int], Workers] | None = None,
     **options: Any,
 ) -> Artifact:
     """Compile a model by the knobs of a store, for shapes never tuned by those of near ones.
 
     Each kernel that a record is used for is built and run beside the untuned one first, in
-    processes of their own; a record whose kernel computes something else, hangs or crashes is
-    refused, and `warn` hears of it. `at` are the sizes that the model was tuned at, by default
-    those of `tune`; `options` are those of `compile_model`.
+    processes of their own (`workers`, by default of this machine); a record whose kernel computes
+    something else, hangs or crashes is refused, and `warn` hears of it. `at` are the sizes that
+    the model was tuned at, by default those of `tune`; `options` are those of `compile_model`.
 
     Raises:
         CompilerError: one of its kinds.
@@ -64,7 +66,7 @@ def compile_with_records(
     (lowered,), (used,) = seen, found
     weights = artifact.manifest.report["weights"]
     assert isinstance(weights, int)
-    refused = _refused(lowered, used, weights)
+    refused = _refused(lowered, used, (workers or _local_workers)(lowered, used.sizes, weights))
     for (template, _), reason in refused.items():
         warn(f"a record of {template} is refused: {reason}")
     if refused:
@@ -76,10 +78,15 @@ def compile_with_records(
     return artifact
 
 
-def _refused(lowered: Lowered, used: FromStore, weights: int) -> dict[tuple[str, str], str]:
+def _local_workers(lowered: Lowered, sizes: Mapping[str, int], weights: int) -> Workers:
+    from tunesmith.autotune.local import LocalWorkers
+
+    return LocalWorkers(lowered.target, sizes, weights)
+
+
+def _refused(lowered: Lowered, used: FromStore, workers: Workers) -> dict[tuple[str, str], str]:
     """The kernels whose records do not give what the untuned kernel gives, and in what way."""
     from tunesmith.autotune.device import workload_of
-    from tunesmith.autotune.local import LocalWorkers
     from tunesmith.autotune.measure import Task
     from tunesmith.autotune.records import Verdict
     from tunesmith.autotune.search import Space
@@ -87,7 +94,6 @@ def _refused(lowered: Lowered, used: FromStore, weights: int) -> dict[tuple[str,
     from tunesmith.backends.tvm.standalone import with_knobs
 
     refused: dict[tuple[str, str], str] = {}
-    workers = LocalWorkers(lowered.target, used.sizes, weights)
     try:
         for kernel in lowered.tunable.values():
             assert isinstance(kernel, Kernel) and kernel.template is not None

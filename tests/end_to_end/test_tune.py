@@ -1,0 +1,262 @@
+"""`tunesmith tune` and `compile --db` on a small real graph, and records that must not be used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tunesmith import load
+from tunesmith.autotune.database import open_database
+from tunesmith.autotune.local import LocalWorkers
+from tunesmith.autotune.measure import Outcome, Task
+from tunesmith.autotune.records import Record, Verdict
+from tunesmith.autotune.tune import CONFIRMED
+from tunesmith.backends.tvm.kernels.kernel import Kernel
+from tunesmith.oracle import OnnxSession, compare
+from tunesmith.runtime import Artifact
+from tunesmith.tuned_compile import compile_with_records
+from tunesmith.tuning import tune_model
+
+pytestmark = pytest.mark.tvm
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two products, of [rows, 96] by [96, 160] and back, with an activation between."""
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.standard_normal((96, 160)).astype("f4"),
+        "u": random.standard_normal((160, 96)).astype("f4"),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "u"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 96])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 96])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("model") / "two.onnx"
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save_model(made, path)
+    return path
+
+
+@dataclass
+class Wishes:
+    """Workers that really build and compare, and say that some knobs are twice as quick."""
+
+    real: LocalWorkers
+    wanted: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def measure(
+        self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
+    ) -> Iterator[Outcome]:
+        for knobs, outcome in zip(
+            candidates, self.real.measure(task, candidates, 0.001), strict=True
+        ):
+            if not outcome.checked:
+                yield outcome
+                continue
+            first = self.wanted.setdefault(task.name, dict(knobs)) if knobs != task.space.default \
+                else {}  # fmt: skip
+            ratio = 0.5 if dict(knobs) == first else 1.2
+            verdict = Verdict.ok if ratio < 1 else Verdict.slower
+            yield Outcome(verdict, (ratio * 1e-3,) * 15, (1e-3,) * 15, checked=True)
+
+    def close(self) -> None:
+        self.real.close()
+
+
+def right(artifact: Artifact, model: Path, rows: int) -> None:
+    feeds = {"x": np.random.default_rng(1).standard_normal((rows, 96)).astype("f4")}
+    theirs = OnnxSession(model, threads=1).run(feeds)
+    for row in compare(load(artifact, threads=1).run(feeds), theirs):
+        assert row.passed, row
+
+
+def in_child(code: str, *arguments: str) -> dict[str, Any]:
+    """Run kernels in a process of their own: this one forks builders, and must stay without."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+RIGHT = """
+import sys; from pathlib import Path
+from tests.end_to_end.test_tune import right
+from tunesmith.runtime import Artifact
+artifact = Artifact.open(sys.argv[1])
+for rows in (1, 7, 47, 48, 128, 131): right(artifact, Path(sys.argv[2]), rows)
+print("{}")
+"""
+
+
+def tuned_store(model: Path, where: Path) -> Path:
+    """A store in which one candidate of each kernel won."""
+
+    def workers(plan: Any) -> Wishes:
+        return Wishes(LocalWorkers(plan.lowered.target, plan.sizes, 0))
+
+    with open_database(where) as store:
+        tuned = tune_model(model, store, budget=600, trials=12, threads=1, workers=workers)
+        assert 4 <= tuned.tuner.measured <= 12
+        assert all(state.chosen is not None for state in tuned.tuner.states)
+    return where
+
+
+@pytest.fixture(scope="module")
+def store(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tuned_store(model, tmp_path_factory.mktemp("store") / "tune.db")
+
+
+def test_compiling_with_records_uses_them_and_computes_the_same(
+    model: Path, store: Path, tmp_path: Path
+) -> None:
+    with open_database(store) as database:
+        artifact = compile_with_records(model, database, threads=1)
+    rows = artifact.manifest.report["tuned"]
+    assert isinstance(rows, dict)
+    kernels = rows["kernels"]
+    assert isinstance(kernels, list) and len(kernels) == 2
+    table = artifact.manifest.report["kernel_table"]
+    assert isinstance(table, list)
+    assert [row["tuned"] for row in table if isinstance(row, dict)] == [True, True]
+    assert all(row["checked"] for row in kernels if isinstance(row, dict))
+    artifact.save(tmp_path / "tuned.tsm")
+    in_child(RIGHT, str(tmp_path / "tuned.tsm"), str(model))
+
+
+def test_the_knobs_of_a_near_shape_are_taken_and_of_a_far_one_not(model: Path, store: Path) -> None:
+    for rows, found in ((80, 2), (64, 2), (4000, 0)):
+        with open_database(store) as database:
+            artifact = compile_with_records(model, database, at={"rows": rows}, threads=1)
+        tuned = artifact.manifest.report["tuned"]
+        assert isinstance(tuned, dict) and isinstance(tuned["kernels"], list)
+        assert len(tuned["kernels"]) == found, rows
+
+
+def test_records_of_other_devices_and_versions_are_not_used(model: Path, store: Path) -> None:
+    with open_database(store) as database:
+        artifact = compile_with_records(model, database, threads=1, target="x86-64-v3")
+    tuned = artifact.manifest.report["tuned"]
+    assert isinstance(tuned, dict) and tuned["kernels"] == []
+
+
+def planted(store: Path, where: Path, **changes: Any) -> Path:
+    """A copy of the store in which each winning record is changed."""
+    import dataclasses
+
+    with open_database(store) as old, open_database(where) as new:
+        for record in every(old):
+            new.add(dataclasses.replace(record, **changes))
+    return where
+
+
+def every(database: Any) -> list[Record]:
+    seen: list[Record] = []
+
+    from tunesmith.autotune.device import device_of, versions_text
+    from tunesmith.backends.targets import find_target
+
+    features = {"rows": 0, "inner": 96, "cols": 160, "at rows": 64}
+    device = device_of(find_target("host", 1))
+    for record in database.near("gemm/1", device, versions_text(), features, 9):
+        seen += database.trials(record.workload, record.device, record.versions, CONFIRMED)
+    assert seen
+    return seen
+
+
+def test_a_record_that_nobody_checked_is_not_used(model: Path, store: Path, tmp_path: Path) -> None:
+    other = planted(store, tmp_path / "unchecked.db", checked=False)
+    with open_database(other) as database:
+        artifact = compile_with_records(model, database, threads=1)
+    tuned = artifact.manifest.report["tuned"]
+    assert isinstance(tuned, dict) and tuned["kernels"] == []
+
+
+def test_a_record_with_knobs_that_do_not_fit_is_not_used(
+    model: Path, store: Path, tmp_path: Path
+) -> None:
+    with open_database(store) as old:
+        knobs = {**every(old)[0].knobs, "tile_m": 999}
+    with open_database(planted(store, tmp_path / "misfit.db", knobs=knobs)) as database:
+        artifact = compile_with_records(model, database, threads=1)
+    table = artifact.manifest.report["kernel_table"]
+    assert isinstance(table, list)
+    assert not any(row["tuned"] for row in table if isinstance(row, dict))
+
+
+def test_a_record_whose_kernel_is_wrong_is_refused(model: Path, store: Path) -> None:
+    """A builder whose kernels write nothing stands for a template that has become wrong."""
+    from tests.autotune.test_local import HEAD
+    from tunesmith.backends.tvm.build import link
+    from tunesmith.backends.tvm.standalone import build_variant
+    from tunesmith.ir.target import Target
+
+    def build(kernel: Kernel, where: Target, path: Path) -> str:
+        if kernel.chosen is None or kernel.weight is None or 160 not in (
+            kernel.weight.type.shape[:1]
+        ):  # fmt: skip
+            return build_variant(kernel, where, path)
+        path.with_suffix(".c").write_text(HEAD + "{ return 0; }")
+        link(str(path), [str(path.with_suffix(".c"))])
+        return "planted"
+
+    warnings: list[str] = []
+    with open_database(store) as database:
+        artifact = compile_with_records(
+            model, database, threads=1, warn=warnings.append,
+            workers=lambda lowered, sizes, weights: LocalWorkers(
+                lowered.target, sizes, weights, build=build
+            ),
+        )  # fmt: skip
+    assert len(warnings) == 1 and "refused" in warnings[0] and "wrong" in warnings[0]
+    tuned = artifact.manifest.report["tuned"]
+    assert isinstance(tuned, dict) and isinstance(tuned["kernels"], list)
+    assert len(tuned["kernels"]) == 1
+
+
+def test_tuning_never_ends_slower_and_says_what_it_did(model: Path, tmp_path: Path) -> None:
+    """The whole command, with real measuring, in a process of its own."""
+    command = [
+        sys.executable, "-m", "tunesmith", "tune", str(model), "-o", str(tmp_path / "m.tsm"),
+        "--threads", "1", "--trials", "8", "--db", str(tmp_path / "t.db"), "--json", "-",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["tuned"] <= facts["untuned"]
+    assert facts["trials"] == 8
+    assert all(k["checked"] for k in facts["kernels"] if k["speedup"] is not None)
+    in_child(RIGHT, str(tmp_path / "m.tsm"), str(model))
+    again = subprocess.run([*command, "--dry-run"], capture_output=True, text=True)
+    assert again.returncode == 0 and again.stdout.count("gemm/1") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--budget", "soon"], "not a time"), (["--target", "x86-64-v3"], "machine that runs them"),
+     (["--tasks", "conv*"], "no kernel to tune")],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said(model: Path, arguments: list[str], words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tunesmith", "tune", str(model), *arguments],
+        capture_output=True, text=True, cwd=model.parent,
+    )  # fmt: skip
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
