@@ -177,7 +177,11 @@ class LocalWorkers:
     ) -> Outcome:
         runner = self._runner_for(task, kernel)
         order = {"path": str(path), "knobs": {**knobs}, "seconds": seconds}
-        answer = runner.ask(order, self.run_deadline + seconds)
+        try:
+            answer = runner.ask(order, self.run_deadline + seconds)
+        except BaseException:  # interrupted: its answer would be taken for that of the next order
+            self._end_runner()
+            raise
         if isinstance(answer, Verdict):
             self.runner = None
             status = runner.end()

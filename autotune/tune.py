@@ -99,7 +99,7 @@ class Tuner:
         store: Store,
         goal: Goal,
         *,
-        told: Callable[[Tuner, State | None], None] = lambda tuner, state: None,
+        told: Callable[[Tuner], None] = lambda tuner: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.workers, self.store, self.goal, self.told, self.clock = (
@@ -158,7 +158,7 @@ class Tuner:
                                       checked=outcome.checked)  # fmt: skip
                 raced.append(self._keep(state, knobs, outcome, CONFIRMED, len(known) + number))
             state.chosen = _quickest(raced)
-            self.told(self, state)
+            self.told(self)
 
     def _may_go_on(self) -> bool:
         return self.left > 0 and (self.goal.trials is None or self.measured < self.goal.trials)
@@ -190,6 +190,8 @@ class Tuner:
         first, known = state.rounds * _ROUND, {r.trial: r for r in state.records}
         planned = self._plan(state)
         missing = [(n, k) for n, k in enumerate(planned, first) if n not in known]
+        if self.goal.trials is not None:
+            missing = missing[: self.goal.trials - self.measured]
         start = self.clock()
         outcomes = self.workers.measure(state.task, [k for _, k in missing], _SECONDS)
         for (trial, knobs), outcome in zip(missing, outcomes, strict=True):
@@ -197,8 +199,9 @@ class Tuner:
             state.records.append(known[trial])
             self.measured += 1
             self.spent, start = self.spent + self.clock() - start, self.clock()
-            self.told(self, state)
-        self._finish(state, [known[n] for n, _ in enumerate(planned, first)])
+            self.told(self)
+        if all(n in known for n, _ in enumerate(planned, first)):
+            self._finish(state, [known[n] for n, _ in enumerate(planned, first)])
         now = sum(s.task.seconds * s.ratio for s in self.states)
         self.curve.append((self.clock() - self.began, self.whole / now))
 

@@ -25,7 +25,7 @@ from benchmarks.spine_facts import ROOT, commit, now
 from benchmarks.spine_rows import write_text
 from tunesmith import report_tune
 from tunesmith.autotune.database import Database, open_database
-from tunesmith.autotune.tune import State, Tuner
+from tunesmith.autotune.tune import Tuner
 from tunesmith.cli_tune import parse_budget
 from tunesmith.tuning import tune_model
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tune(row: BoardRow, threads: int, budget: float, store: Database) -> bool:
     key, start, last = key_of(row.name, threads), time.perf_counter(), [0.0]
 
-    def told(tuner: Tuner, state: State | None) -> None:
+    def told(tuner: Tuner) -> None:
         if time.perf_counter() - last[0] > _EVERY:
             last[0] = time.perf_counter()
             print(f"  {key}: {report_tune.line(tuner)}", file=sys.stderr, flush=True)

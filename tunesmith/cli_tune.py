@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from tunesmith.autotune.tune import State, Tuner
+    from tunesmith.autotune.tune import Tuner
     from tunesmith.tuning import TunePlan
 
 __all__ = ["parse_budget", "tune_command"]
@@ -136,7 +136,7 @@ class _Board(Progress):
         self._still()
         super().__call__(stage)
 
-    def told(self, tuner: Tuner, state: State | None) -> None:
+    def told(self, tuner: Tuner) -> None:
         """Show how far the tuner is."""
         now = time.monotonic()
         if not sys.stderr.isatty():

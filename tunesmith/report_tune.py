@@ -78,7 +78,8 @@ def as_json(tuned: Tuned, path: Path, took: float) -> dict[str, Json]:
             "dropped": state.task.name in tuned.dropped,
         })  # fmt: skip
     return {
-        "artifact": str(path), "seconds_of_tuning": took, "trials": tuned.tuner.measured,
+        "artifact": str(path), "seconds_of_tuning": took,
+        "seconds_to_first_trial": tuned.ready, "trials": tuned.tuner.measured,
         "sizes": {**tuned.plan.sizes}, "untuned": tuned.whole[0], "tuned": tuned.whole[1],
         "kernels": kernels, "curve": [[*point] for point in tuned.tuner.curve],
     }  # fmt: skip

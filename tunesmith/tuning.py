@@ -7,6 +7,7 @@ are put in, and the two artifacts run in turns: what is not quicker inside the m
 from __future__ import annotations
 
 import fnmatch
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from tunesmith.runtime.manifest import Json, Manifest
 if TYPE_CHECKING:
     from tunesmith.autotune.measure import Task, Workers
     from tunesmith.autotune.records import Record
-    from tunesmith.autotune.tune import State, Store, Tuner
+    from tunesmith.autotune.tune import Store, Tuner
     from tunesmith.backends.base import Lowered, TuningRecords
 
 __all__ = ["TunePlan", "Tuned", "plan_tuning", "tune_model"]
@@ -57,6 +58,7 @@ class Tuned:
     whole: tuple[float, float]  # seconds of a run, untuned and tuned, in turns
     used: dict[str, Record] = field(default_factory=dict)  # by the kernel's name
     dropped: list[str] = field(default_factory=list)  # kernels that won alone, not in the model
+    ready: float = 0.0  # seconds until the first trial began
 
 
 def plan_tuning(
@@ -125,7 +127,7 @@ def tune_model(
     tasks: Sequence[str] = (),
     verify: bool = False,
     progress: Progress | None = None,
-    told: Callable[[Tuner, State | None], None] = lambda tuner, state: None,
+    told: Callable[[Tuner], None] = lambda tuner: None,
     workers: Callable[[TunePlan], Workers] | None = None,
     **options: Any,
 ) -> Tuned:
@@ -143,6 +145,7 @@ def tune_model(
     def compiled(**more: Any) -> Artifact:
         return compile_model(source, **options, **more)
 
+    start = time.perf_counter()
     plan = plan_tuning(compiled, at=at or {}, tasks=tasks, progress=progress)
     if progress is not None:
         progress("tune")
@@ -151,13 +154,15 @@ def tune_model(
     those = (workers or _local_workers)(plan)
     try:
         tuner = Tuner(plan.tasks, those, store, goal, told=told)
+        ready = time.perf_counter() - start
         with suppress(KeyboardInterrupt):
             tuner.run()
         with suppress(KeyboardInterrupt):
             tuner.choose()
     finally:
         those.close()
-    return _finished(plan, tuner, compiled, verify=verify, progress=progress)
+    tuned = _finished(plan, tuner, compiled, verify=verify, progress=progress)
+    return replace(tuned, ready=ready)
 
 
 def _local_workers(plan: TunePlan) -> Workers:

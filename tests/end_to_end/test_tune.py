@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,6 +250,43 @@ def test_tuning_never_ends_slower_and_says_what_it_did(model: Path, tmp_path: Pa
     in_child(RIGHT, str(tmp_path / "m.tsm"), str(model))
     again = subprocess.run([*command, "--dry-run"], capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout.count("gemm/1") == 2
+
+
+def test_an_interrupt_writes_the_best_so_far_and_the_next_call_goes_on(
+    model: Path, tmp_path: Path
+) -> None:
+    store, path = tmp_path / "t.db", tmp_path / "m.tsm"
+    command = [
+        sys.executable, "-m", "tunesmith", "tune", str(model), "-o", str(path), "--threads", "1",
+        "--budget", "30m", "--db", str(store), "--no-verify",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 120
+        while trials_in(store) < 2 and time.monotonic() < end and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=120)
+    assert process.returncode == 0, words
+    assert path.is_file()
+    before = trials_in(store)
+    assert before >= 2
+    done = subprocess.run(
+        [*command, "--trials", "2", "--json", "-"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trials"] <= 2, "what the store has is not measured again"
+    assert trials_in(store) >= before
+
+
+def trials_in(store: Path) -> int:
+    if not store.is_file():
+        return 0
+    with contextlib.closing(sqlite3.connect(store, timeout=30)) as connection:
+        try:
+            (count,) = connection.execute("select count(*) from tunesmith_trials").fetchone()
+        except sqlite3.OperationalError:  # it is being made
+            return 0
+    return int(count)
 
 
 @pytest.mark.parametrize(
