@@ -80,6 +80,13 @@ class Kills:
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add(self, other: Kills) -> None:
+        """Count another run as well."""
+        for name in ("kills", "acknowledged", "stored", "lost", "wrong", "holes", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.told += other.told
+        self.failures += other.failures
+
 
 def kill_writers(folder: Path, kills: int, writers: int = 3, seed: int = 0) -> Kills:
     """Keep several writers at one store, and kill one after the other at a random moment."""
