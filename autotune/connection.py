@@ -110,11 +110,22 @@ class Link:
         if self.path is None:
             yield True
             return
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        with self._open("-lock") as room:
+            # All queue at the gate, and who waits for the room keeps it shut behind himself: users
+            # that come and go without a pause would otherwise never let the exclusive one in.
+            with self._open("-gate") as gate:
+                held = self._take(gate, fcntl.LOCK_EX, wait) and self._take(room, kind, wait)
+            yield held
+
+    @contextlib.contextmanager
+    def _open(self, suffix: str) -> Iterator[int]:
+        """A file beside the store that is only locked; closing it, or dying, lets the lock go."""
         with self.told():
-            descriptor = os.open(f"{self.path}-lock", flags, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(f"{self.path}{suffix}", flags, 0o666)
         try:
-            yield self._take(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait)
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -133,7 +144,7 @@ class Link:
                         where=self.place,
                         hint="wait for it, or end it",
                     ) from None
-                time.sleep(0.01)
+                time.sleep(0.001)
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:

@@ -38,6 +38,13 @@ class Engine(Enum):
     onnxruntime = "onnxruntime"
 
 
+class Exchange(Enum):
+    """How records leave the tuning store, and come back."""
+
+    tunesmith = "tunesmith"
+    metaschedule = "metaschedule"
+
+
 class Grouping(Enum):
     """What a row of `profile` stands for."""
 
@@ -357,6 +364,9 @@ Template = Annotated[str | None, typer.Option("--template", help="Only of this t
 Device = Annotated[
     str | None, typer.Option("--device", help="Only of this device: its name, or of its hash.")
 ]
+Format = Annotated[
+    Exchange, typer.Option("--format", help="JSON lines, or the folder of TVM's `JSONDatabase`.")
+]
 Versions = Annotated[str | None, typer.Option("--versions", help="Only of these versions.")]
 
 
@@ -392,25 +402,28 @@ def _db_show(
 def _db_export(
     file: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Where the records go.")],
     db: Store = None,
+    format: Format = Exchange.tunesmith,
     template: Template = None,
     device: Device = None,
     versions: Versions = None,
 ) -> None:
-    """Write records to a file of JSON lines."""
+    """Write records to a file of JSON lines, or to a folder in MetaSchedule's form."""
     from tunesmith.cli_db import Where, export_command
 
-    export_command(Where(url=db, template=template, device=device, versions=versions), file)
+    where = Where(url=db, template=template, device=device, versions=versions)
+    export_command(where, file, format is Exchange.metaschedule)
 
 
 @_db.command("import")
 def _db_import(
     file: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="What `export` wrote.")],
     db: Store = None,
+    format: Format = Exchange.tunesmith,
 ) -> None:
     """Add the records of a file; exit 1 if a line of it is no record."""
     from tunesmith.cli_db import Where, import_command
 
-    import_command(Where(url=db), file)
+    import_command(Where(url=db), file, format is Exchange.metaschedule)
 
 
 @_db.command("merge")

@@ -100,19 +100,33 @@ def show_command(where: Where, json: Path | None) -> None:
     print_table(head, [_trial_row(r) for r in records])
 
 
-def export_command(where: Where, file: Path) -> None:
-    """Write records to a file."""
-    check_output(file)
-    with closing(where.open()) as database:
-        count = database.export(file, where.chosen)
+def export_command(where: Where, file: Path, metaschedule: bool) -> None:
+    """Write records to a file, or to a folder in MetaSchedule's form."""
+    if metaschedule:
+        from tunesmith.autotune.metaschedule import write_folder
+
+        with closing(where.open()) as database:
+            count = write_folder(file, database.records(where.chosen))
+    else:
+        check_output(file)
+        with closing(where.open()) as database:
+            count = database.export(file, where.chosen)
     out(f"written   {file}: {count} records")
 
 
-def import_command(where: Where, file: Path) -> None:
-    """Add the records of a file; exit 1 if a line of it is none."""
-    require_file(file)
-    with closing(where.open(create=True)) as database:
-        result = database.import_(file)
+def import_command(where: Where, file: Path, metaschedule: bool) -> None:
+    """Add the records of a file, or of a folder; exit 1 if a line of it is none."""
+    if metaschedule:
+        from tunesmith.autotune.metaschedule import RECORDS, read_folder
+
+        items = list(read_folder(file))
+        with closing(where.open(create=True)) as database:
+            result = database.take(items)
+        file = file / RECORDS
+    else:
+        require_file(file)
+        with closing(where.open(create=True)) as database:
+            result = database.import_(file)
     for bad in result.bad:
         note(f"{file}:{bad.line}: not stored: {bad.reason}")
     _tell_imported(result)

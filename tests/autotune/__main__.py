@@ -37,13 +37,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.autotune", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--corruptions", type=int, default=100)
-    parser.add_argument("--largest", type=int, default=160, help="of the file limits, in KiB")
+    parser.add_argument("--largest", type=int, default=80, help="of the file limits, in KiB")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tunesmith-crash-") as name:
         folder = Path(name)
-        kills = kill_writers(folder, chosen.kills, seed=chosen.seed)
-        print(kills, flush=True)
+        kills = _kill(folder, chosen.kills, chosen.seed)
         full = fill_disks(folder, range(0, chosen.largest * 1024 + 1, 1024), more=15)
         print(full, flush=True)
         small = _on_a_small_disk(folder)
@@ -62,6 +61,20 @@ def main() -> int:
     bad += sum(disk.lost + disk.wrong + len(disk.unexplained) for disk in disks)
     bad += damaged.crashes + damaged.wrong + damaged.silent
     return 1 if bad else 0
+
+
+def _kill(folder: Path, kills: int, seed: int) -> Kills:
+    """In rounds with a store each: a writer that begins anew reads all that is there."""
+    total = Kills()
+    while total.kills < kills:
+        place = folder / f"kills-{total.kills}"
+        place.mkdir()
+        part = kill_writers(place, min(10, kills - total.kills), seed=seed + total.kills)
+        print(part, flush=True)
+        total.add(part)
+        if part.failures:
+            break
+    return total
 
 
 def _on_a_small_disk(folder: Path) -> Full | None:

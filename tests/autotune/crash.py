@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import resource
-import selectors
 import shutil
 import signal
-import subprocess
-import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tunesmith.autotune.database import open_database
@@ -45,16 +45,25 @@ def expected(writer: int, number: int) -> Record:
     )
 
 
-def write_for_ever(path: str, writer: int) -> None:
-    """Go on where the store says this writer stopped; a number on stdout is an acknowledgement."""
-    with open_database(path) as database:
-        done = [r.trial for r in database.records() if r.seed == writer]
-        number = len(done)
-        assert sorted(done) == list(range(number)), "what was stored before has no holes"
-        while True:
-            database.add(expected(writer, number))
-            os.write(1, f"{number}\n".encode())
-            number += 1
+# Children come from a server that has imported everything: cheap, and free of our threads.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.autotune.crash"])
+
+
+def write_for_ever(path: Path, writer: int, told: Connection) -> None:
+    """Go on where the store says this writer stopped; a number in the pipe acknowledges one."""
+    try:
+        with open_database(path) as database:
+            done = [r.trial for r in database.records() if r.seed == writer]
+            number = len(done)
+            assert sorted(done) == list(range(number)), "what was stored before has a hole"
+            while True:
+                database.add(expected(writer, number))
+                os.write(told.fileno(), b"%d\n" % number)
+                number += 1
+    except Exception:
+        os.write(told.fileno(), f"!{traceback.format_exc()}".encode())
+        raise
 
 
 @dataclass
@@ -70,6 +79,13 @@ class Kills:
     told: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def add(self, other: Kills) -> None:
+        """Count another run as well."""
+        for name in ("kills", "acknowledged", "stored", "lost", "wrong", "holes", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.told += other.told
+        self.failures += other.failures
 
 
 def kill_writers(folder: Path, kills: int, writers: int = 3, seed: int = 0) -> Kills:
@@ -117,37 +133,39 @@ class _Writer:
     """A process that writes, and the acknowledgements that came out of it."""
 
     def __init__(self, path: Path, writer: int) -> None:
-        code = f"from tests.autotune.crash import *; write_for_ever({str(path)!r}, {writer})"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
+        self.pipe, end = _FORKS.Pipe(duplex=False)
+        self.process = _FORKS.Process(target=write_for_ever, args=(path, writer, end))
+        self.process.start()
+        end.close()
         self.text = b""
 
     def wait_for_first(self, seconds: float) -> bool:
         """Wait until it has stored something."""
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            if not selector.select(seconds):
-                return False
-        self.text += os.read(self.process.stdout.fileno(), 1 << 16)
-        return bool(self.text)
+        return self.pipe.poll(seconds) and self._read() and not self.text.startswith(b"!")
 
     def end(self) -> str:
         """Kill it; what it complained about if it had ended before."""
-        self.process.send_signal(signal.SIGKILL)
-        out, err = self.process.communicate()
-        self.text += out
-        return "" if self.process.returncode == -signal.SIGKILL else err.decode()[-2000:]
+        self.process.kill()
+        self.process.join()
+        while self._read():
+            pass
+        self.pipe.close()
+        words = self.text.partition(b"!")[2].decode()
+        return "" if self.process.exitcode == -signal.SIGKILL else words or "it ended by itself"
+
+    def _read(self) -> bool:
+        try:
+            part = os.read(self.pipe.fileno(), 1 << 16)
+        except OSError:  # closed: it was read before
+            part = b""
+        self.text += part
+        return bool(part)
 
     def count(self) -> int:
         """How many records of this writer are acknowledged, counted from the first one ever."""
-        whole = self.text[: self.text.rfind(b"\n") + 1].split()
-        return int(whole[-1]) + 1 if whole else 0
+        whole = self.text.partition(b"!")[0]
+        numbers = whole[: whole.rfind(b"\n") + 1].split()
+        return int(numbers[-1]) + 1 if numbers else 0
 
 
 @dataclass
@@ -258,20 +276,19 @@ class Corruptions:
     problems: list[str] = field(default_factory=list)
 
 
-def read_all(path: str) -> None:
-    """Open a store, read all of it, add to it, read again; what happened, as JSON on stdout."""
+def read_all(path: Path, answer: Path) -> None:
+    """Open a store, read all of it, add to it, read again; what happened, as JSON in a file."""
     told: list[str] = []
     facts: dict[str, object] = {"told": told}
     try:
         with open_database(path, tell=told.append) as database:
-            first = database.records()
-            facts["digests"] = [r.digest for r in first]
+            facts["digests"] = [r.digest for r in database.records()]
             new = expected(9, 0)
             database.add(new)
             assert database.trials(new.workload, DEVICE, VERSIONS, seed=9) == [new]
     except TuneError as error:
         facts["error"] = str(error)
-    print(json.dumps(facts))
+    answer.write_text(json.dumps(facts), encoding="utf-8")
 
 
 def corrupt(folder: Path, count: int, records: int = 200, seed: int = 0) -> Corruptions:
@@ -288,22 +305,18 @@ def corrupt(folder: Path, count: int, records: int = 200, seed: int = 0) -> Corr
         data = bytearray(base.read_bytes())
         kind = _damage(data, chance)
         path.write_bytes(data)
-        code = f"from tests.autotune.crash import *; read_all({str(path)!r})"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            timeout=120,
-        )
+        answer = path.with_suffix(".json")
+        child = _FORKS.Process(target=read_all, args=(path, answer))
+        child.start()
+        child.join()
         result.count += 1
         result.kinds[kind] += 1
         result.of += records
-        if done.returncode != 0:
+        if child.exitcode != 0:
             result.crashes += 1
-            result.problems.append(f"{number} {kind}: {done.returncode} {done.stderr[-500:]!r}")
+            result.problems.append(f"{number} {kind}: status {child.exitcode}")
             continue
-        facts = json.loads(done.stdout)
+        facts = json.loads(answer.read_text(encoding="utf-8"))
         found = facts.get("digests", [])
         outcome = "named error" if "error" in facts else "rebuilt" if facts["told"] else "unharmed"
         result.outcomes[outcome] += 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -242,3 +244,35 @@ def test_two_processes_see_one_rebuild(store: Path) -> None:
             assert RECORDS[4] in first.records()
     assert len(told) == 1
     assert len(asides(store)) == 1
+
+
+def test_users_that_never_pause_let_the_exclusive_one_in(store: Path) -> None:
+    """Two of them overlap, so that at no moment nobody holds the shared lock."""
+    link = Link(store)
+    done = threading.Event()
+    turns = [0, 0]
+
+    def hold(which: int) -> None:
+        while not done.is_set():
+            with link.lock(exclusive=False):
+                turns[which] += 1
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=hold, args=(which,)) for which in range(2)]
+    threads[0].start()
+    time.sleep(0.01)
+    threads[1].start()
+    try:
+        for _ in range(5):
+            began = time.monotonic()
+            with link.lock(exclusive=True) as held:
+                assert held
+                before = list(turns)
+                time.sleep(0.03)
+                assert turns == before, "nobody else is in"
+            assert time.monotonic() - began < 10
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert min(turns) > 1

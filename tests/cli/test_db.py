@@ -101,6 +101,22 @@ def test_export_and_import_give_the_same_records(cli: Cli, store: Path, tmp_path
     assert stored(other) == RECORDS
 
 
+@pytest.mark.tvm
+def test_export_and_import_in_the_form_of_metaschedule(
+    cli: Cli, store: Path, tmp_path: Path
+) -> None:
+    folder, other = tmp_path / "out", tmp_path / "other.db"
+    result = cli("db", "export", "--db", store, folder, "--format", "metaschedule")
+    assert "5 records" in result.out, result.err
+    names = ["database_tuning_record.json", "database_workload.json"]
+    assert sorted(p.name for p in folder.iterdir()) == names
+    result = cli("db", "import", "--db", other, folder, "--format", "metaschedule")
+    assert "new       5" in result.out, result.err
+    assert stored(other) == RECORDS
+    names_only = cli("db", "import", "--db", other, tmp_path, "--format", "metaschedule")
+    assert "there is no `database_workload.json`" in names_only.err
+
+
 def test_a_torn_file_loses_only_what_was_torn(cli: Cli, store: Path, tmp_path: Path) -> None:
     file, other = tmp_path / "out.jsonl", tmp_path / "other.db"
     cli("db", "export", "--db", store, file)
