@@ -6,20 +6,16 @@ import json
 import os
 import select
 import signal
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import cast
 
 from tunesmith.ir.diagnostics import BackendError, CompilerError
 from tunesmith.ir.dims import Dim, evaluate_dim
-from tunesmith.oracle import OnnxSession, compare, version
+from tunesmith.oracle import Session, compare
 from tunesmith.random_inputs import make_inputs, sizes_to_verify
 from tunesmith.runtime import Artifact, load
 from tunesmith.runtime.manifest import Json, Manifest
 from tunesmith.runtime.processes import die_with_parent
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["check_in_child"]
 
@@ -28,13 +24,12 @@ _MOST = 65  # a symbol is not tried above this: below, the branches and tails of
 _WORK = 10**11  # arithmetic operations of one trial, about: a second or two for either engine
 
 
-def check_in_child(
-    artifact: Artifact, source: str | Path | onnx.ModelProto, work: Dim
-) -> dict[str, Json]:
+def check_in_child(artifact: Artifact, oracle: Callable[[], Session], work: Dim) -> dict[str, Json]:
     """Run both at several sizes and report the differences: what `Manifest.tolerance` holds.
 
-    `work` is the number of arithmetic operations of a run: sizes are smaller where it is great.
-    A model that the oracle cannot load or run is no worse for it: then `skipped` says why.
+    `oracle` opens the other engine, in the child. `work` is the number of arithmetic operations of
+    a run: sizes are smaller where it is great. A model that the oracle cannot load or run
+    is no worse for it: then `skipped` says why.
 
     The child is forked from the compiler, which has run no kernel: the artifact needs no file, and
     a kernel that crashed would not take the compiler with it.
@@ -50,7 +45,7 @@ def check_in_child(
         os.close(read)
         with os.fdopen(write, "w") as pipe:
             try:
-                pipe.write(json.dumps(_check(artifact, source, work)))
+                pipe.write(json.dumps(_check(artifact, oracle, work)))
             except BaseException as error:  # the parent has to hear of everything
                 pipe.write(json.dumps({"error": f"{type(error).__name__}: {error}"}))
         os._exit(0)
@@ -87,15 +82,15 @@ def check_in_child(
         return result
     if not result["passed"]:
         raise BackendError(
-            f"the compiled model differs from ONNX Runtime: {json.dumps(result['outputs'])}",
-            hint="`tunesmith opt --check-each onnxruntime` names the pass",
+            f"the compiled model differs from {result['oracle']}: {json.dumps(result['outputs'])}",
+            hint="`tunesmith bisect` names the pass, or the backend",
         )
     return result
 
 
-def _check(artifact: Artifact, source: str | Path | onnx.ModelProto, work: Dim) -> dict[str, Json]:
+def _check(artifact: Artifact, oracle: Callable[[], Session], work: Dim) -> dict[str, Json]:
     try:
-        session = OnnxSession(Path(source) if isinstance(source, str) else source, threads=1)
+        session = oracle()
     except CompilerError as error:
         return {"passed": None, "skipped": error.message}
     executable = load(artifact, threads=1)
@@ -115,7 +110,7 @@ def _check(artifact: Artifact, source: str | Path | onnx.ModelProto, work: Dim) 
             known = row.as_json()
             kept = ("name", "passed", "max_abs", "max_rel", "max_ulp", "reason")
             rows.append({"sizes": {**held}, **{k: cast(Json, known[k]) for k in kept}})
-    return {"passed": passed, "oracle": f"onnxruntime {version()}", "outputs": rows}
+    return {"passed": passed, "oracle": session.label, "outputs": rows}
 
 
 def _affordable(manifest: Manifest, sizes: Mapping[str, int], work: Dim) -> dict[str, int]:
