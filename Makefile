@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constr
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit figures board conformance format clean
+.PHONY: help demo test lint types unit figures board conformance hostile fuzz format clean
 
 help:
 	@echo "make demo    compile, verify and time a real model"
@@ -15,6 +15,8 @@ help:
 	@echo "make board   every engine on every model, and what our kernels reach, into docs/board;"
 	@echo "             wants an idle machine"
 	@echo "make conformance  ONNX's backend suite over us and ONNX Runtime, into docs"
+	@echo "make hostile  models that are made to hurt, each in its own process, into docs/hostile.md"
+	@echo "make fuzz     20,000 byte mutants of valid models, into docs/hostile.md"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -66,6 +68,13 @@ ENGINES ?= tunesmith,onnxruntime,onnxruntime-unreleased
 conformance: $(VENV)/.test
 	$(BIN)/python -m tests.conformance --engines $(ENGINES) --jobs $(JOBS) --write \
 	  $(if $(UPDATE),--update)
+
+hostile: $(VENV)/.test
+	$(BIN)/python -m tests.hostile cases --write
+
+MUTANTS ?= 20000
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.hostile fuzz --mutants $(MUTANTS) --write
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-build-isolation -e '.[demo,peers]'

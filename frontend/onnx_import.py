@@ -203,6 +203,7 @@ class _Importer:
         graph = self.builder.finish(outputs, [value.name for value in source.output])
         self.check_outputs(graph)
         Rewriter(graph).erase_dead(list(graph.nodes))
+        _check_values(graph)
         return graph
 
     def output(self, name: str, scope: Scope) -> Expr:
@@ -300,6 +301,21 @@ class _Importer:
                 call.fail(f"unrolled, it has more than {LIMITS.nodes} nodes")
             self.add(node, inner, versions)
         return [inner[value.name] for value in graph.output]
+
+
+def _check_values(graph: Graph) -> None:
+    """Refuse results that no machine should be asked for: a few bytes can name them."""
+    for node in graph.nodes:
+        for value in node.results:
+            size = value.type.size
+            if node.op.name == "constant" or not isinstance(size, int):
+                continue
+            if size * value.type.dtype.bytes > LIMITS.value_bytes:
+                raise FrontendError(
+                    f"its result {value.type} has {size * value.type.dtype.bytes} bytes",
+                    where=node.location,
+                    hint=f"the limit is {LIMITS.value_bytes}; see `value_bytes` in docs/hostile.md",
+                )
 
 
 def _clean(name: str) -> str:

@@ -30,6 +30,7 @@ class Limits:
     facts: int = 64  # sizes found equal, or bounded, by the model itself
     steps: int = 1024  # of a loop or a recurrent layer that is unrolled
     opsets: tuple[int, int] = (1, 28)
+    value_bytes: int = 2048 * MEBIBYTE  # of one result, where its size is known and it is no weight
     folded_bytes: int = 64 * MEBIBYTE  # of one constant that a pass works out
     folded_total: int = 256 * MEBIBYTE  # that constants grow by while they are worked out, together
     compile_seconds: int = 600  # of `tunesmith compile`, from the first byte to the last

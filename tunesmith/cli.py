@@ -290,7 +290,7 @@ def _doctor(json: Json = None) -> None:
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Run one command; the result is the exit status: 0, 1, 2, 70 or 130."""
+    """Run one command; the result is the exit status: 0, 1, 2, 4, 70 or 130."""
     from tunesmith.cli_errors import explain
 
     try:

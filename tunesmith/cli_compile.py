@@ -15,7 +15,9 @@ from tunesmith.cli_values import (
     write_json,
     write_npz,
 )
+from tunesmith.deadline import deadline
 from tunesmith.ir.diagnostics import CompilerError
+from tunesmith.ir.limits import LIMITS
 
 __all__ = ["compile_command", "require_file", "run_command"]
 
@@ -53,7 +55,10 @@ def compile_command(
     from tunesmith.driver import compile_model
 
     start = time.perf_counter()
-    with Progress(f"compile {model.name}") as progress:
+    with (
+        deadline(LIMITS.compile_seconds, "compiling"),
+        Progress(f"compile {model.name}") as progress,
+    ):
         artifact = compile_model(
             model, target=target, preset=f"O{level}", shapes=wanted_shapes or None,
             dims=wanted_dims or None, threads=threads, progress=progress,

@@ -168,13 +168,21 @@ def test_refused(name: str) -> None:
     assert time.monotonic() - start < 20
 
 
-def test_constant_bomb_is_not_allocated() -> None:
-    """`ConstantOfShape([2^30])` in a few bytes: kept as `full`, a gigabyte of nothing."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def bomb(size: int) -> ModelProto:
+    """`ConstantOfShape` in a few bytes."""
     proto = model([node("ConstantOfShape", ["s"], ["b"]), node("Add", ["b", "x"], ["y"])],
-                  {"x": (F32, [1])}, ["y"], {"s": np.array([1 << 30])})  # fmt: skip
-    graph = import_model(of_type(proto, y=(F32, 1)))
-    assert str(graph.outputs[0].type) == f"f32[{1 << 30}]"
+                  {"x": (F32, [1])}, ["y"], {"s": np.array([size])})  # fmt: skip
+    return of_type(proto, y=(F32, 1))
+
+
+def test_constant_bomb_is_not_allocated() -> None:
+    """Kept as `full`, half a gigabyte of nothing; a value past the limit is refused."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most = LIMITS.value_bytes // 4
+    graph = import_model(bomb(most))
+    assert str(graph.outputs[0].type) == f"f32[{most}]"
+    with pytest.raises(FrontendError, match=f"f32.{most + 1}. has {4 * most + 4} bytes"):
+        import_model(bomb(most + 1))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 

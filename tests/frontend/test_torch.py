@@ -39,9 +39,15 @@ def made(name: str) -> tuple[Subject, Any]:
 
 
 def canonical(graph: Graph) -> str:
-    """The text of a graph after every rewrite."""
+    """The text of a graph after every rewrite, its values numbered: exporters count their own."""
     optimize(graph, "O2", PassContext())
-    return print_graph(graph)
+    names: dict[str, str] = {}
+    inputs = {f"%{value.name}" for value in graph.inputs}
+
+    def number(found: re.Match[str]) -> str:
+        return found[0] if found[0] in inputs else names.setdefault(found[0], f"%v{len(names)}")
+
+    return re.sub(r"%[\w.]+", number, print_graph(graph))
 
 
 def through_onnx(subject: Subject, module: Any, path: Path, dynamic: bool) -> Graph:
