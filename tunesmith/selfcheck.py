@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import select
-import signal
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from tunesmith.children import ask_child
 from tunesmith.ir.diagnostics import BackendError, CompilerError
 from tunesmith.ir.dims import Dim, evaluate_dim
 from tunesmith.oracle import Session, compare
 from tunesmith.random_inputs import make_inputs, sizes_to_verify
 from tunesmith.runtime import Artifact, load
 from tunesmith.runtime.manifest import Json, Manifest
-from tunesmith.runtime.processes import die_with_parent
 
 __all__ = ["check_in_child"]
 
@@ -37,42 +34,7 @@ def check_in_child(artifact: Artifact, oracle: Callable[[], Session], work: Dim)
     Raises:
         BackendError: an output differs by more than its tolerance, or the child ended early.
     """
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        die_with_parent()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.close(read)
-        with os.fdopen(write, "w") as pipe:
-            try:
-                pipe.write(json.dumps(_check(artifact, oracle, work)))
-            except BaseException as error:  # the parent has to hear of everything
-                pipe.write(json.dumps({"error": f"{type(error).__name__}: {error}"}))
-        os._exit(0)
-    os.close(write)
-    ended = False
-    try:
-        with os.fdopen(read) as pipe:
-            ready, _, _ = select.select([pipe], [], [], _DEADLINE)
-            text = pipe.read() if ready else ""
-        if ready:
-            _, status = os.waitpid(child, 0)
-            ended = True
-    finally:
-        if not ended:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    if not ready:
-        raise BackendError(
-            f"the compiled model did not end within {_DEADLINE} s",
-            hint="`--no-verify` compiles without trying the result",
-        )
-    if status or not text:
-        raise BackendError(
-            f"the compiled model ended the process that tried it (status {status})",
-            hint="this is a fault of tunesmith: please report it with the model",
-        )
-    result: dict[str, Json] = json.loads(text)
+    result: dict[str, Json] = ask_child(lambda: _check(artifact, oracle, work), _DEADLINE)
     if "error" in result:
         raise BackendError(
             f"the compiled model could not be run: {result['error']}",

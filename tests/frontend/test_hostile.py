@@ -198,6 +198,18 @@ def test_nesting_within_the_limit(depth: int) -> None:
     assert [n.op.name for n in import_model(nested(depth)).nodes] == ["relu"]
 
 
+def test_what_only_the_checker_minds() -> None:
+    """Found by byte mutants: both were mended before the checker saw them."""
+    proto = chain(3)
+    proto.ir_version = 2
+    with pytest.raises(FrontendError, match="IR version < 3 cannot have opset_import"):
+        import_model(proto)
+    proto = chain(3)
+    proto.graph.name = ""
+    with pytest.raises(FrontendError, match="'name' of 'graph' is required"):
+        import_model(proto)
+
+
 def test_long_chain() -> None:
     assert len(import_model(chain(5_000))) == 5_000
 
