@@ -6,7 +6,8 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constr
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit figures board conformance crash-tests format clean
+.PHONY: help demo test lint types unit figures board conformance crash-tests hostile fuzz
+.PHONY: format clean
 
 help:
 	@echo "make demo    compile, verify and time a real model"
@@ -16,6 +17,8 @@ help:
 	@echo "             wants an idle machine"
 	@echo "make conformance  ONNX's backend suite over us and ONNX Runtime, into docs"
 	@echo "make crash-tests  kills, full disks and corruption of the tuning store, into docs"
+	@echo "make hostile  models that are made to hurt, each in its own process, into docs/hostile.md"
+	@echo "make fuzz     20,000 byte mutants of valid models, into docs/hostile.md"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -71,6 +74,13 @@ conformance: $(VENV)/.test
 # Ten minutes; the small disk needs root, and is left out without.
 crash-tests: $(VENV)/.test
 	$(BIN)/python -m tests.autotune
+
+hostile: $(VENV)/.test
+	$(BIN)/python -m tests.hostile cases --write
+
+MUTANTS ?= 20000
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.hostile fuzz --mutants $(MUTANTS) --write
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-build-isolation -e '.[demo,peers]'

@@ -230,11 +230,11 @@ def _undefined(node: NodeProto, name: str, producers: dict[str, NodeProto], wher
 def run_checker(model: ModelProto, hidden: Container[str] = ()) -> None:
     """The checker of ONNX, on the model without its large weights: those are inputs to it."""
     thin = ModelProto()
-    thin.ir_version = max(model.ir_version, 4)
+    thin.ir_version = model.ir_version
     thin.opset_import.extend(model.opset_import)
     thin.functions.extend(model.functions)
     graph, source = thin.graph, model.graph
-    graph.name = source.name or "main"
+    graph.name = source.name
     graph.node.extend(source.node)
     _spell_out(graph)
     graph.input.extend(source.input)

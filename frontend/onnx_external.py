@@ -76,7 +76,19 @@ def _plain_file(location: str, folder: Path, where: str) -> Path:
                 where=where,
                 hint=hint,
             )
+        if last:
+            _check_links(status, path, where)
     return path
+
+
+def _check_links(status: os.stat_result, path: Path, where: str) -> None:
+    """Refuse a file that also has another name, which may lie anywhere."""
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise FrontendError(
+            f"its external data `{path.name}` is not a file of its own",
+            where=where,
+            hint="a link to another file is refused: copy the data",
+        )
 
 
 def _map(path: Path, offset: int, needed: int, where: str) -> NDArray[np.uint8]:
@@ -87,12 +99,7 @@ def _map(path: Path, offset: int, needed: int, where: str) -> NDArray[np.uint8]:
         raise FrontendError(f"its external data cannot be opened: {error}", where=where) from error
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise FrontendError(
-                f"its external data `{path.name}` is not a file of its own",
-                where=where,
-                hint="a link to another file is refused: copy the data",
-            )
+        _check_links(status, path, where)  # again: what was opened may be another file by now
         if offset + needed > status.st_size:
             raise FrontendError(
                 f"its external data ends at byte {offset + needed}, the file at {status.st_size}",

@@ -28,7 +28,7 @@ from .onnx_inputs import Bounds, Declared, declare_inputs
 from .onnx_ops import HINTS, RULES, find_rule
 from .onnx_shapes import Learned
 from .onnx_split import Split, split
-from .onnx_tensors import read_tensor
+from .onnx_tensors import Held, read_tensor
 
 __all__ = ["import_onnx", "read_model"]
 
@@ -41,11 +41,12 @@ def import_onnx(
     *,
     shapes: Mapping[str, Sequence[int]],
     dims: Bounds,
+    held: Held | None = None,
 ) -> Graph:
-    """Check a model and build its graph."""
+    """Check a model and build its graph; `held` has weights that the object lacks."""
     try:
         if isinstance(source, ModelProto):
-            return _import(source, None, None, shapes, dims)
+            return _import(source, None, held, shapes, dims)
         model, file = read_model(Path(source))
         return _import(model, Path(source).parent, file, shapes, dims)
     except UnicodeDecodeError as error:
@@ -55,7 +56,7 @@ def import_onnx(
 def _import(
     model: ModelProto,
     folder: Path | None,
-    file: Split | None,
+    file: Held | None,
     shapes: Mapping[str, Sequence[int]],
     dims: Bounds,
 ) -> Graph:
@@ -164,7 +165,7 @@ def _hint(missing: Mapping[tuple[str, str], list[str]]) -> str:
 class _Weights:
     """The initializers, decoded when they are first read, once for all attempts."""
 
-    def __init__(self, model: ModelProto, folder: Path | None, file: Split | None) -> None:
+    def __init__(self, model: ModelProto, folder: Path | None, file: Held | None) -> None:
         self.arrays = {}
         for tensor in model.graph.initializer:
             where = f"initializer `{tensor.name}`"
@@ -202,6 +203,7 @@ class _Importer:
         graph = self.builder.finish(outputs, [value.name for value in source.output])
         self.check_outputs(graph)
         Rewriter(graph).erase_dead(list(graph.nodes))
+        _check_values(graph)
         return graph
 
     def output(self, name: str, scope: Scope) -> Expr:
@@ -299,6 +301,21 @@ class _Importer:
                 call.fail(f"unrolled, it has more than {LIMITS.nodes} nodes")
             self.add(node, inner, versions)
         return [inner[value.name] for value in graph.output]
+
+
+def _check_values(graph: Graph) -> None:
+    """Refuse results that no machine should be asked for: a few bytes can name them."""
+    for node in graph.nodes:
+        for value in node.results:
+            size = value.type.size
+            if node.op.name == "constant" or not isinstance(size, int):
+                continue
+            if size * value.type.dtype.bytes > LIMITS.value_bytes:
+                raise FrontendError(
+                    f"its result {value.type} has {size * value.type.dtype.bytes} bytes",
+                    where=node.location,
+                    hint=f"the limit is {LIMITS.value_bytes}; see `value_bytes` in docs/hostile.md",
+                )
 
 
 def _clean(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -15,9 +17,8 @@ from tunesmith.ir.types import DType
 
 from .limits import LIMITS
 from .onnx_external import map_external
-from .onnx_split import Split
 
-__all__ = ["DTYPES", "check_dims", "dtype_of", "read_tensor"]
+__all__ = ["DTYPES", "Held", "check_dims", "dtype_of", "read_tensor"]
 
 DTYPES = {
     TensorProto.FLOAT: DType.f32,
@@ -45,6 +46,17 @@ _LISTS = {
     TensorProto.UINT32: "uint64_data",
     TensorProto.UINT64: "uint64_data",
 }
+
+
+class Held(Protocol):
+    """Weights whose elements lie outside of the model object: in its file, or in a framework."""
+
+    @property
+    def places(self) -> Mapping[str, tuple[int, int]]:
+        """By the name of a weight: where it begins, and how many bytes it has."""
+
+    def read(self, name: str, alignment: int) -> NDArray[np.uint8]:
+        """The bytes of a weight, which are not copied if they are aligned."""
 
 
 def dtype_of(element: int, where: str) -> DType:
@@ -80,7 +92,7 @@ def read_tensor(
     where: str,
     *,
     external: bool = False,
-    file: Split | None = None,
+    file: Held | None = None,
 ) -> NDArray[np.generic]:
     """The elements of a tensor: a view of its bytes, or of a mapped file, where possible."""
     dims = tuple(tensor.dims)

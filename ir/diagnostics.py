@@ -11,6 +11,7 @@ CompilerError
 │   ├── UnsupportedTarget    … for this target, or not on this machine
 │   └── BuildError           … because the code generator or the linker failed
 ├── TuneError                a search cannot go on
+├── TimeLimit                compiling took longer than it may
 └── ArtifactError            a file cannot be written, opened or trusted
     └── InputError           the tensors handed to an executable do not fit it
 ```
@@ -30,6 +31,7 @@ __all__ = [
     "Location",
     "ParseError",
     "PassError",
+    "TimeLimit",
     "TuneError",
     "UnsupportedOp",
     "UnsupportedTarget",
@@ -112,6 +114,10 @@ class BuildError(BackendError):
 
 class TuneError(CompilerError):
     """A search cannot go on."""
+
+
+class TimeLimit(CompilerError):
+    """Compiling took longer than it may."""
 
 
 class ArtifactError(CompilerError):

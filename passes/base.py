@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tunesmith.ir.graph import Graph
+from tunesmith.ir.limits import LIMITS
 from tunesmith.ir.target import HOST_LIKE, Target
 
 __all__ = ["Note", "Pass", "PassContext"]
@@ -29,7 +30,8 @@ class PassContext:
 
     target: Target = HOST_LIKE
     notes: list[Note] = field(default_factory=list)
-    fold_budget: int = 64 << 20  # bytes of one folded constant, at most
+    fold_budget: int = LIMITS.folded_bytes  # of one folded constant, at most
+    fold_left: int | None = None  # bytes that may still be folded, once it is known how many
 
     def matches(self, what: str) -> list[Note]:
         """The matches of one composite, in order."""

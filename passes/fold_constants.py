@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.ir.dims import evaluate_dim
-from tunesmith.ir.graph import Graph, Node
+from tunesmith.ir.graph import Graph, Node, Value
 from tunesmith.ir.interpreter import evaluate_node
+from tunesmith.ir.limits import LIMITS
 from tunesmith.ir.rewriter import Rewriter
 
 from .base import Pass, PassContext
@@ -25,8 +27,9 @@ class FoldConstants(Pass):
     """`f(constants)  =>  constant`, unless the constants would grow.
 
     A result is kept within the context's budget, and above 64 KiB within the bytes of the operands:
-    int8 weights stay int8, and `dequantize` stands however small it is. Another layout of a weight
-    is a view, and always folds.
+    int8 weights stay int8, and `dequantize` stands however small it is. All results together are at
+    most twice the constants of the model, or a limit. Another layout of a weight is a view, and
+    always folds.
     """
 
     name = "fold-constants"
@@ -34,8 +37,16 @@ class FoldConstants(Pass):
     def run(self, graph: Graph, context: PassContext) -> bool:
         """Fold in order, so that one walk is enough."""
         rewriter = Rewriter(graph)
+        if context.fold_left is None:
+            constants = [v.constant for node in graph.nodes for v in node.results]
+            held = sum(c.nbytes for c in constants if c is not None)
+            context.fold_left = max(LIMITS.folded_total, 2 * held)
         for node in list(graph.nodes):
-            if _foldable(node, context.fold_budget):
+            if not _foldable(node, context.fold_budget):
+                continue
+            size = 0 if node.op.name in _VIEWS else _bytes(node.results)
+            if size <= context.fold_left:
+                context.fold_left -= size
                 _fold(node, rewriter)
         return rewriter.changed
 
@@ -52,9 +63,13 @@ def _foldable(node: Node, budget: int) -> bool:
         return False
     if node.op.name in _VIEWS:
         return True
-    size = sum(evaluate_dim(v.type.size, {}) * v.type.dtype.bytes for v in node.results)
+    size = _bytes(node.results)
     given = sum(constant.nbytes for constant in constants if constant is not None)
     return size <= budget and (size <= _SMALL or size <= given)
+
+
+def _bytes(values: Sequence[Value]) -> int:
+    return sum(evaluate_dim(v.type.size, {}) * v.type.dtype.bytes for v in values)
 
 
 def _fold(node: Node, rewriter: Rewriter) -> None:

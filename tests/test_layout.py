@@ -28,7 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 # A heavy import, and the only places where it may stand.
 HEAVY: dict[str, tuple[str, ...]] = {
     "onnx": ("frontend/onnx", "ir/onnx_export"),
-    "torch": ("frontend/torch",),
+    "torch": ("frontend/torch_import.py",),
+    "onnxscript": ("frontend/torch_import.py",),
+    "onnx_ir": ("frontend/torch_import.py",),
     "tvm": ("backends/tvm/", "autotune/"),
     "tvm_ffi": ("runtime/tvm_module.py", "backends/tvm/", "autotune/"),
     "onnxruntime": ("tunesmith/oracle.py",),

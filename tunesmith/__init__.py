@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tunesmith.driver import compile_model
-    from tunesmith.frontend import import_model
+    from tunesmith.frontend import import_model, import_torch
     from tunesmith.ir.graph import Graph
     from tunesmith.ir.target import Target
     from tunesmith.runtime import Artifact, load
 
     __version__: str
 
-__all__ = ["Artifact", "Graph", "Target", "compile_model", "import_model", "load"]
+__all__ = ["Artifact", "Graph", "Target", "compile_model", "import_model", "import_torch", "load"]
 
 # Nothing is imported before it is asked for: `import tunesmith` costs no NumPy.
 _HOME = {
@@ -23,6 +23,7 @@ _HOME = {
     "Target": "tunesmith.ir.target",
     "compile_model": "tunesmith.driver",
     "import_model": "tunesmith.frontend",
+    "import_torch": "tunesmith.frontend",
     "load": "tunesmith.runtime",
 }
 

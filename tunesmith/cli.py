@@ -53,7 +53,9 @@ class Grouping(Enum):
     node = "node"
 
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The model: `.onnx`, `.pt2` or `.nir`.")
+]
 Compiled = Annotated[Path, typer.Argument(metavar="MODEL.tsm", help="The compiled model.")]
 Shape = Annotated[
     list[str] | None,
@@ -318,6 +320,81 @@ def _opt(
     )  # fmt: skip
 
 
+Pipe = Annotated[
+    str | None, typer.Option("-p", "--pipeline", help="Passes; those of -O if not given.")
+]
+Backend = Annotated[
+    bool, typer.Option("--backend/--no-backend", help="Also compile and run what comes out.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
+Tries = Annotated[int, typer.Option(min=1, max=100, help="Random inputs, at different sizes.")]
+Atol = Annotated[float | None, typer.Option(min=0, help="Absolute tolerance.")]
+Rtol = Annotated[float | None, typer.Option(min=0, help="Relative tolerance.")]
+
+
+@app.command("bisect")
+def _bisect(
+    model: Annotated[Path, typer.Argument(help="A model: `.onnx`, `.pt2` or `.nir`.")],
+    pipeline: Pipe = None,
+    level: Level = 2,
+    target: TargetName = "host",
+    shape: Shape = None,
+    dim: Dim = None,
+    backend: Backend = True,
+    seed: Seed = 0,
+    tries: Tries = 2,
+    atol: Atol = None,
+    rtol: Rtol = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where the graph before it goes.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Name the first pass that changes the outputs, or the backend; exit 1 if there is one."""
+    from tunesmith.cli_bisect import Search, bisect_command
+
+    bisect_command(
+        model,
+        Search(
+            pipeline=pipeline, level=level, target=target, shapes=shape or [], dims=dim or [],
+            backend=backend, seed=seed, tries=tries, atol=atol, rtol=rtol,
+        ),
+        output, json,
+    )  # fmt: skip
+
+
+@app.command("reduce")
+def _reduce(
+    model: Annotated[Path, typer.Argument(help="A model: `.onnx`, `.pt2` or `.nir`.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="`.nir` or `.onnx`.")
+    ],
+    pipeline: Pipe = None,
+    level: Level = 2,
+    target: TargetName = "host",
+    shape: Shape = None,
+    dim: Dim = None,
+    backend: Backend = True,
+    seed: Seed = 0,
+    tries: Tries = 2,
+    atol: Atol = None,
+    rtol: Rtol = None,
+    time: Annotated[float, typer.Option(min=1, help="Seconds to shrink it.")] = 300.0,
+    json: Json = None,
+) -> None:
+    """Shrink a model as long as the same pass, or the backend, changes the outputs."""
+    from tunesmith.cli_bisect import Search, reduce_command
+
+    reduce_command(
+        model,
+        Search(
+            pipeline=pipeline, level=level, target=target, shapes=shape or [], dims=dim or [],
+            backend=backend, seed=seed, tries=tries, atol=atol, rtol=rtol,
+        ),
+        output, time, json,
+    )  # fmt: skip
+
+
 @app.command("passes")
 def _passes(json: Json = None) -> None:
     """List the passes, their options and what they do."""
@@ -467,7 +544,7 @@ def _db_prune(
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Run one command; the result is the exit status: 0, 1, 2, 70 or 130."""
+    """Run one command; the result is the exit status: 0, 1, 2, 4, 70 or 130."""
     from tunesmith.cli_errors import explain
 
     try:

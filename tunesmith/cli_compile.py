@@ -17,7 +17,9 @@ from tunesmith.cli_values import (
     write_json,
     write_npz,
 )
+from tunesmith.deadline import deadline
 from tunesmith.ir.diagnostics import CompilerError
+from tunesmith.ir.limits import LIMITS
 
 __all__ = ["compile_command", "require_file", "run_command"]
 
@@ -62,7 +64,10 @@ def compile_command(
         "verify": target == "host" if verify is None else verify,
     }  # fmt: skip
     start = time.perf_counter()
-    with Progress(f"compile {model.name}") as progress:
+    with (
+        deadline(LIMITS.compile_seconds, "compiling"),
+        Progress(f"compile {model.name}") as progress,
+    ):
         if db is None:
             artifact = compile_model(model, **options, progress=progress)
         else:

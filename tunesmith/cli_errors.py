@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tunesmith.cli_console import error as print_error
 from tunesmith.cli_console import note
-from tunesmith.ir.diagnostics import CompilerError
+from tunesmith.ir.diagnostics import CompilerError, TimeLimit
 from tunesmith.settings import Settings
 
-__all__ = ["USAGE", "USER_ERROR", "OUR_BUG", "explain"]  # noqa: RUF022  # by value
+__all__ = ["USAGE", "USER_ERROR", "TOO_LONG", "OUR_BUG", "explain"]  # noqa: RUF022  # by value
 
-USER_ERROR, USAGE, OUR_BUG = 1, 2, 70
+USER_ERROR, USAGE, TOO_LONG, OUR_BUG = 1, 2, 4, 70
 _GRAPH_LIMIT = 16 << 20  # characters
 
 
@@ -30,7 +30,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> int:
         head = f"{error.where}: {error.message}" if error.where else error.message
         notes = [n for n in getattr(error, "__notes__", ()) if isinstance(n, str)]
         print_error("\n  ".join([head, *notes]), error.hint)
-        return USER_ERROR
+        return TOO_LONG if isinstance(error, TimeLimit) else USER_ERROR
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         return _usage(error)
     if isinstance(error, MemoryError):

@@ -24,12 +24,12 @@ _SHOWN = 30
 
 
 def inspect_command(file: Path, json: Path | None) -> None:
-    """Show a compiled model, a graph in text, or an ONNX model."""
+    """Show a compiled model, a graph in text, a program of PyTorch, or an ONNX model."""
     require_file(file)
     match file.suffix.lower():
         case ".tsm":
             lines, facts = _artifact(file)
-        case ".nir":
+        case ".nir" | ".pt2":
             lines, facts = _text(file)
         case _:
             lines, facts = _model(file)

@@ -21,6 +21,7 @@ from tunesmith.cli_values import check_output, parse_dims, parse_shapes
 from tunesmith.ir.diagnostics import CompilerError
 from tunesmith.passes.instruments import CheckEach, Dump, Instrument, Print, Reproduce, Step, Time
 from tunesmith.passes.instruments import Verify as VerifyEach
+from tunesmith.random_inputs import small_inputs
 from tunesmith.settings import Settings
 
 if TYPE_CHECKING:
@@ -149,37 +150,11 @@ def _instruments(options: Options, graph: Graph) -> Iterator[Instrument]:
     if options.dump_dir is not None:
         yield Dump(options.dump_dir)
     if options.check_each is not None:
-        feeds = _feeds(graph)
+        feeds = small_inputs(graph)
         if options.check_each == "onnxruntime":
             yield CheckEach(feeds, run_in_onnxruntime)
         else:
             yield CheckEach(feeds)
-
-
-def _feeds(graph: Graph) -> dict[str, Array]:
-    """Random inputs at small sizes that differ from each other."""
-    from tunesmith.random_inputs import index_bounds, make_inputs
-    from tunesmith.runtime.manifest import TensorSpec
-
-    sizes = {
-        s.name: max(s.low, min(wanted, s.high or wanted))
-        for s, wanted in zip(graph.symbols().values(), _small_sizes(), strict=False)
-    }
-    specs = [
-        TensorSpec(
-            value.name,
-            value.type.dtype.numpy.name,
-            tuple(d if isinstance(d, int) else str(d) for d in value.type.shape),
-        )
-        for value in graph.inputs
-    ]
-    return make_inputs(specs, sizes, bounds=index_bounds(graph))
-
-
-def _small_sizes() -> Iterator[int]:
-    yield from (2, 7, 5, 3)
-    while True:
-        yield 4
 
 
 def run_in_onnxruntime(graph: Graph, feeds: Mapping[str, Array]) -> list[Array]:

@@ -1,4 +1,4 @@
-"""`tunesmith verify`: a compiled model beside ONNX Runtime, at several sizes."""
+"""`tunesmith verify`: a compiled model beside the engine it came from, at several sizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunesmith.cli_values import fixed_sizes, parse_shapes, read_npz, write_json
 from tunesmith.ir.diagnostics import InputError
 
 if TYPE_CHECKING:
-    from tunesmith.oracle import Arrays, OnnxSession, OutputReport
+    from tunesmith.oracle import Arrays, OutputReport, Session
     from tunesmith.runtime import Executable, Manifest
 
 __all__ = ["check_symbols", "verify_command", "verify_once"]
@@ -44,7 +44,8 @@ def verify_command(
 
     executable = load(artifact, threads=threads, strict=True)
     trials = _trials(executable.manifest, inputs, wanted_shapes, wanted, seed)
-    session = oracle.OnnxSession(model, threads=executable.threads)
+    names = [spec.name for spec in executable.manifest.outputs]
+    session = oracle.open_session(model, names, threads=executable.threads)
     show = note if str(json) == "-" else out
     reports: list[OutputReport] = []
     rows: list[dict[str, object]] = []
@@ -57,13 +58,13 @@ def verify_command(
     passed = all(r.passed for r in reports)
     failures = sum(not r.passed for r in reports)
     verdict = "all outputs agree" if passed else f"{failures} of {len(reports)} outputs differ"
-    show(f"{'PASSED' if passed else 'FAILED'} {verdict} with onnxruntime {oracle.version()}")
+    show(f"{'PASSED' if passed else 'FAILED'} {verdict} with {session.label}")
     if json is not None:
         worst = max((r.max_abs for r in reports if r.max_abs != float("inf")), default=0.0)
         write_json(json, {
             "passed": passed, "outputs": rows, "shapes": [dict(sizes) for sizes, _ in trials],
             "max_abs": worst, "threads": executable.threads, "seed": seed,
-            "onnxruntime": oracle.version(), "artifact": str(artifact), "model": str(model),
+            "oracle": session.label, "artifact": str(artifact), "model": str(model),
         })  # fmt: skip
     if not passed:
         raise typer.Exit(1)
@@ -71,13 +72,13 @@ def verify_command(
 
 def verify_once(
     executable: Executable,
-    session: OnnxSession,
+    session: Session,
     feeds: Arrays,
     *,
     atol: float | None = None,
     rtol: float | None = None,
 ) -> list[OutputReport]:
-    """Run both on the same inputs and compare; inputs that ONNX Runtime does not have are ours."""
+    """Run both on the same inputs and compare; inputs that the other does not have are ours."""
     from tunesmith.oracle import compare
 
     ours = executable.run(feeds)

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from tunesmith.frontend import import_model
+from tunesmith.frontend import Source, import_model, is_program, open_program
 from tunesmith.ir.diagnostics import FrontendError
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Node, Value
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import onnx
 
     from tunesmith.backends.base import Lowered, TuningRecords
+    from tunesmith.oracle import Session
 
 __all__ = ["Progress", "compile_model", "optimize"]
 
@@ -76,7 +77,7 @@ def optimize(graph: Graph, pipeline: str, context: PassContext) -> Graph:
 
 
 def compile_model(
-    source: str | Path | onnx.ModelProto | Graph,
+    source: Source,
     *,
     target: str = "host",
     preset: str = "O2",
@@ -91,14 +92,16 @@ def compile_model(
     """Compile a model to an artifact, which `save` writes and `tunesmith.runtime.load` runs.
 
     Args:
-        source: an ONNX file or object, a `.nir` text, or a graph (which is changed).
+        source: an ONNX file or object, a program of `torch.export` or the `.pt2` file of one, a
+            `.nir` text, or a graph (which is changed).
         target: `host`, or a name from `tunesmith targets`.
         preset: `O0` … `O3`, or the text of a pipeline.
         shapes: fixed shapes by input; then the code is for just these.
         dims: fixed sizes or bounds (`(1, 8)`) by the name of a dynamic axis.
         threads: cores to schedule for; by default as many as the target has.
-        verify: run the result beside ONNX Runtime at several sizes, and keep the differences in
-            the manifest; needs a source that is an ONNX model, and a target this machine can run.
+        verify: run the result at several sizes beside ONNX Runtime, or beside PyTorch if it is a
+            program of it, and keep the differences in the manifest; needs a target that this
+            machine can run.
         progress: called with the name of each stage when it begins.
         records: called with the symbols; what it returns has knobs for kernels that were tuned.
         observe: called with what was lowered, before it is built.
@@ -111,14 +114,11 @@ def compile_model(
     clock = _Clock(progress)
     where = find_target(target, threads)
     with clock.stage("import"):
-        graph = import_model(source, shapes=shapes, dims=dims)
+        model = open_program(source)
+        graph = import_model(model, shapes=shapes, dims=dims)
         _check_elements(graph)
         before = len(graph)
-        oracle = source
-        if verify and (isinstance(source, Graph) or Path(str(source)).suffix == ".nir"):
-            from tunesmith.ir.onnx_export import export_onnx
-
-            oracle = export_onnx(graph)  # before any pass has touched it
+        oracle = _oracle(model, graph) if verify else None
     context = PassContext(target=where)
     # hashing leaves the interpreter free, and ends before anything forks
     with ThreadPoolExecutor(1) as hashes:
@@ -160,16 +160,39 @@ def compile_model(
     artifact = Artifact(
         manifest=manifest, library=library.code, weights=dict(lowered.weights), graph=text
     )
-    if not verify:
+    if oracle is None:
         return artifact
     from tunesmith.selfcheck import check_in_child
 
     with clock.stage("verify"):
-        assert not isinstance(oracle, Graph)
         tolerance = check_in_child(artifact, oracle, work)
     report: dict[str, Json] = {**manifest.report, "seconds": {**clock.seconds}}
     artifact.manifest = replace(manifest, tolerance=tolerance, report=report)
     return artifact
+
+
+def _oracle(model: Source, graph: Graph) -> Callable[[], Session]:
+    """What opens another engine with the model as it was before any pass."""
+    from tunesmith.oracle import OnnxSession
+
+    names = list(graph.output_names)
+    if is_program(model):
+
+        def torch_session() -> Session:
+            from tunesmith.frontend.torch_import import TorchSession
+
+            return TorchSession(cast("Any", model), names, threads=1)
+
+        return torch_session
+    if isinstance(model, str | Path) and Path(model).suffix != ".nir":
+        path = Path(model)
+        return lambda: OnnxSession(path, threads=1)
+    if isinstance(model, str | Path | Graph):
+        from tunesmith.ir.onnx_export import export_onnx
+
+        model = export_onnx(graph)
+    proto: onnx.ModelProto = cast("Any", model)
+    return lambda: OnnxSession(proto, threads=1)
 
 
 def _check_elements(graph: Graph) -> None:

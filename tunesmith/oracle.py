@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tunesmith.ir.diagnostics import FrontendError, InputError
 
 __all__ = [
-    "TOLERANCES", "Arrays", "OnnxSession", "OutputReport", "Tolerance", "compare",
-    "compare_output", "version",
+    "TOLERANCES", "Arrays", "OnnxSession", "OutputReport", "Session", "Tolerance", "compare",
+    "compare_output", "open_session", "version",
 ]  # fmt: skip
 
 Array = NDArray[np.generic]
@@ -77,6 +77,31 @@ def version() -> str:
     return importlib.metadata.version("onnxruntime")
 
 
+class Session(Protocol):
+    """An engine with a model loaded, to compare with."""
+
+    label: str  # which engine, and its version
+    input_names: list[str]
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """The outputs by name."""
+        ...
+
+
+def open_session(
+    model: Path, output_names: Sequence[str], *, threads: int | None = None
+) -> Session:
+    """The engine that a file is meant for: PyTorch for a saved program, else ONNX Runtime.
+
+    PyTorch has no names for results: they are called `output_names`, in order.
+    """
+    if model.suffix == ".pt2":
+        from tunesmith.frontend.torch_import import TorchSession, load_program
+
+        return TorchSession(load_program(model), output_names, threads=threads)
+    return OnnxSession(model, threads=threads)
+
+
 class OnnxSession:
     """A model in ONNX Runtime at its best: all optimizations, spinning as by default."""
 
@@ -106,6 +131,7 @@ class OnnxSession:
                 f"ONNX Runtime cannot load it: {_one_line(error)}", where=where
             ) from error
         self.where = where
+        self.label = f"onnxruntime {version()}"
         self.input_names: list[str] = [i.name for i in self._session.get_inputs()]
         self.output_names: list[str] = [o.name for o in self._session.get_outputs()]
 

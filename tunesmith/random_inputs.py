@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from tunesmith.ir.graph import Graph, Value
     from tunesmith.runtime.manifest import SymbolSpec, TensorSpec
 
-__all__ = ["index_bounds", "make_inputs", "sizes_of", "sizes_to_bench", "sizes_to_verify"]
+__all__ = [
+    "index_bounds", "make_inputs", "sizes_of", "sizes_to_bench",
+    "sizes_to_verify", "small_inputs",
+]  # fmt: skip
 
 Array = NDArray[np.generic]
 
@@ -147,6 +151,26 @@ def sizes_of(
             hint=f"it takes {by_name[name]}",
         )
     return {**defaults, **sizes}
+
+
+def small_inputs(graph: Graph, *, seed: int = 0, least: bool = False) -> dict[str, Array]:
+    """Random inputs of a graph, at small sizes that differ from each other, or at the least."""
+    from tunesmith.runtime.manifest import TensorSpec
+
+    wanted = itertools.chain((2, 7, 5, 3), itertools.repeat(4))
+    sizes = {
+        s.name: max(s.low, 1) if least else max(s.low, min(size, s.high or size))
+        for s, size in zip(graph.symbols().values(), wanted, strict=False)
+    }
+    specs = [
+        TensorSpec(
+            value.name,
+            value.type.dtype.numpy.name,
+            tuple(d if isinstance(d, int) else str(d) for d in value.type.shape),
+        )
+        for value in graph.inputs
+    ]
+    return make_inputs(specs, sizes, seed=seed, bounds=index_bounds(graph))
 
 
 def index_bounds(graph: Graph) -> dict[str, int]:

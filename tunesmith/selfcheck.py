@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import cast
 
-from tunesmith.child import run_in_child
+from tunesmith.children import answer_of_child
 from tunesmith.ir.diagnostics import BackendError, CompilerError
 from tunesmith.ir.dims import Dim, evaluate_dim
-from tunesmith.oracle import OnnxSession, compare, version
+from tunesmith.oracle import Session, compare
 from tunesmith.random_inputs import make_inputs, sizes_to_verify
 from tunesmith.runtime import Artifact, load
 from tunesmith.runtime.manifest import Json, Manifest
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["check_in_child"]
 
@@ -25,34 +21,30 @@ _MOST = 65  # a symbol is not tried above this: below, the branches and tails of
 _WORK = 10**11  # arithmetic operations of one trial, about: a second or two for either engine
 
 
-def check_in_child(
-    artifact: Artifact, source: str | Path | onnx.ModelProto, work: Dim
-) -> dict[str, Json]:
+def check_in_child(artifact: Artifact, oracle: Callable[[], Session], work: Dim) -> dict[str, Json]:
     """Run both at several sizes and report the differences: what `Manifest.tolerance` holds.
 
-    `work` is the number of arithmetic operations of a run: sizes are smaller where it is great.
-    A model that the oracle cannot load or run is no worse for it: then `skipped` says why.
+    `oracle` opens the other engine, in the child. `work` is the number of arithmetic operations of
+    a run: sizes are smaller where it is great. A model that the oracle cannot load or run
+    is no worse for it: then `skipped` says why.
 
     Raises:
         BackendError: an output differs by more than its tolerance, or the child ended early.
     """
-    result = run_in_child(
-        lambda: _check(artifact, source, work), deadline=_DEADLINE,
-        hint="`--no-verify` compiles without trying the result",
-    )  # fmt: skip
+    result = answer_of_child(lambda: _check(artifact, oracle, work), _DEADLINE)
     if "skipped" in result:
         return result
     if not result["passed"]:
         raise BackendError(
-            f"the compiled model differs from ONNX Runtime: {json.dumps(result['outputs'])}",
-            hint="`tunesmith opt --check-each onnxruntime` names the pass",
+            f"the compiled model differs from {result['oracle']}: {json.dumps(result['outputs'])}",
+            hint="`tunesmith bisect` names the pass, or the backend",
         )
     return result
 
 
-def _check(artifact: Artifact, source: str | Path | onnx.ModelProto, work: Dim) -> dict[str, Json]:
+def _check(artifact: Artifact, oracle: Callable[[], Session], work: Dim) -> dict[str, Json]:
     try:
-        session = OnnxSession(Path(source) if isinstance(source, str) else source, threads=1)
+        session = oracle()
     except CompilerError as error:
         return {"passed": None, "skipped": error.message}
     executable = load(artifact, threads=1)
@@ -72,7 +64,7 @@ def _check(artifact: Artifact, source: str | Path | onnx.ModelProto, work: Dim) 
             known = row.as_json()
             kept = ("name", "passed", "max_abs", "max_rel", "max_ulp", "reason")
             rows.append({"sizes": {**held}, **{k: cast(Json, known[k]) for k in kept}})
-    return {"passed": passed, "oracle": f"onnxruntime {version()}", "outputs": rows}
+    return {"passed": passed, "oracle": session.label, "outputs": rows}
 
 
 def _affordable(manifest: Manifest, sizes: Mapping[str, int], work: Dim) -> dict[str, int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.child import run_in_child
+from tunesmith.children import answer_of_child
 from tunesmith.driver import Progress, compile_model
 from tunesmith.ir.diagnostics import TuneError
 from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_bench
@@ -232,7 +232,7 @@ def _with_report(
 
 def _profile(artifact: Artifact, sizes: Mapping[str, int]) -> tuple[float, Kernels]:
     """Seconds of a run and of its kernels, measured in a child: this process runs no kernel."""
-    return _read(run_in_child(lambda: _profiler(artifact, sizes)(), deadline=_DEADLINE, hint=_HINT))
+    return _read(answer_of_child(lambda: _profiler(artifact, sizes)(), _DEADLINE, _HINT))
 
 
 def _profiler(artifact: Artifact, sizes: Mapping[str, int]) -> Callable[[], dict[str, Json]]:
@@ -261,7 +261,7 @@ def _in_turns(plan: TunePlan, tuned: Artifact) -> tuple[tuple[float, float], dic
         turns: list[Json] = [[one() for one in both] for _ in range(_TURNS)]
         return {"turns": turns}
 
-    answer: Mapping[str, Any] = run_in_child(work, deadline=_DEADLINE, hint=_HINT)
+    answer: Mapping[str, Any] = answer_of_child(work, _DEADLINE, _HINT)
     pairs = [(_read(one), _read(other)) for one, other in answer["turns"]]
     whole = (median(a[0] for a, _ in pairs), median(b[0] for _, b in pairs))
     ratios: dict[str, list[float]] = {}

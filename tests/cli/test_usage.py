@@ -14,8 +14,8 @@ from tunesmith.cli_values import parse_dims, parse_shapes
 from .conftest import Cli
 
 COMMANDS = (
-    "compile", "run", "verify", "bench", "profile", "inspect", "opt", "passes", "targets", "demo",
-    "doctor",
+    "compile", "run", "verify", "bench", "profile", "inspect", "opt", "bisect", "reduce", "passes",
+    "targets", "demo", "doctor",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_version(cli: Cli) -> None:
     [
         (["compile", "m.onnx", "--targt", "host"], "did you mean `--target`?"),
         (["compil", "m.onnx"], "did you mean `compile`?"),
-        (["compile"], "missing argument `MODEL.onnx`"),
+        (["compile"], "missing argument `MODEL`"),
         (["compile", "m.onnx", "-O7"], "`-O`"),
         (["compile", "m.onnx", "-Ofast"], "`-O`"),
         (["compile", "m.onnx", "--threads", "0"], "`--threads`"),

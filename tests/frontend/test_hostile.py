@@ -168,13 +168,21 @@ def test_refused(name: str) -> None:
     assert time.monotonic() - start < 20
 
 
-def test_constant_bomb_is_not_allocated() -> None:
-    """`ConstantOfShape([2^30])` in a few bytes: kept as `full`, a gigabyte of nothing."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def bomb(size: int) -> ModelProto:
+    """`ConstantOfShape` in a few bytes."""
     proto = model([node("ConstantOfShape", ["s"], ["b"]), node("Add", ["b", "x"], ["y"])],
-                  {"x": (F32, [1])}, ["y"], {"s": np.array([1 << 30])})  # fmt: skip
-    graph = import_model(of_type(proto, y=(F32, 1)))
-    assert str(graph.outputs[0].type) == f"f32[{1 << 30}]"
+                  {"x": (F32, [1])}, ["y"], {"s": np.array([size])})  # fmt: skip
+    return of_type(proto, y=(F32, 1))
+
+
+def test_constant_bomb_is_not_allocated() -> None:
+    """Kept as `full`, half a gigabyte of nothing; a value past the limit is refused."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most = LIMITS.value_bytes // 4
+    graph = import_model(bomb(most))
+    assert str(graph.outputs[0].type) == f"f32[{most}]"
+    with pytest.raises(FrontendError, match=f"f32.{most + 1}. has {4 * most + 4} bytes"):
+        import_model(bomb(most + 1))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
@@ -188,6 +196,18 @@ def test_doubling_is_linear() -> None:
 @pytest.mark.parametrize("depth", [1, 20, 31])
 def test_nesting_within_the_limit(depth: int) -> None:
     assert [n.op.name for n in import_model(nested(depth)).nodes] == ["relu"]
+
+
+def test_what_only_the_checker_minds() -> None:
+    """Found by byte mutants: both were mended before the checker saw them."""
+    proto = chain(3)
+    proto.ir_version = 2
+    with pytest.raises(FrontendError, match="IR version < 3 cannot have opset_import"):
+        import_model(proto)
+    proto = chain(3)
+    proto.graph.name = ""
+    with pytest.raises(FrontendError, match="'name' of 'graph' is required"):
+        import_model(proto)
 
 
 def test_long_chain() -> None:
