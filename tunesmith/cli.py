@@ -6,11 +6,34 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+
+from tunesmith.cli_db_app import db_app
+from tunesmith.cli_options import (
+    At,
+    Atol,
+    Backend,
+    Compiled,
+    Database,
+    Dim,
+    Emit,
+    Engine,
+    Grouping,
+    Inputs,
+    Json,
+    Level,
+    Model,
+    Pipe,
+    Rtol,
+    Seed,
+    Shape,
+    TargetName,
+    Threads,
+    Tries,
+)
 
 __all__ = ["app", "execute", "main"]
 
@@ -24,77 +47,15 @@ app = typer.Typer(
 )
 
 
-class Emit(Enum):
-    """What `opt` writes."""
-
-    text = "text"
-    onnx = "onnx"
-
-
-class Engine(Enum):
-    """What `opt --check-each` compares with."""
-
-    interpreter = "interpreter"
-    onnxruntime = "onnxruntime"
-
-
-class Exchange(Enum):
-    """How records leave the tuning store, and come back."""
-
-    tunesmith = "tunesmith"
-    metaschedule = "metaschedule"
-
-
-class Grouping(Enum):
-    """What a row of `profile` stands for."""
-
-    kernel = "kernel"
-    kind = "kind"
-    node = "node"
-
-
-Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="The model: `.onnx`, `.pt2` or `.nir`.")
-]
-Compiled = Annotated[Path, typer.Argument(metavar="MODEL.tsm", help="The compiled model.")]
-Shape = Annotated[
-    list[str] | None,
-    typer.Option("--shape", metavar="NAME:1x128", help="The shape of an input; repeatable."),
-]
-Dim = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dim", metavar="NAME=1..8", help="The bounds, or the value, of a symbol; repeatable."
-    ),
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=1024, help="Threads; all cores if not given.")
-]
-Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON; `-` is stdout.")
-]
-Inputs = Annotated[
-    Path | None, typer.Option("--inputs", metavar="IN.npz", help="Arrays by input name.")
-]
-Database = Annotated[
-    str | None, typer.Option("--db", metavar="URL", help="The records of tuning: a file, or a URL.")
-]
-At = Annotated[
-    list[str] | None,
-    typer.Option("--at", metavar="NAME=128", help="The size of a symbol to tune at; repeatable."),
-]
-TargetName = Annotated[str, typer.Option("--target", help="See `tunesmith targets`.")]
-Level = Annotated[
-    int, typer.Option("-O", min=0, max=3, metavar="0..3", help="How much to optimize: -O0 to -O3.")
-]
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         from tunesmith.cli_doctor import version_line
 
         print(version_line())
         raise typer.Exit()
+
+
+app.add_typer(db_app, name="db")
 
 
 @app.callback()
@@ -320,18 +281,6 @@ def _opt(
     )  # fmt: skip
 
 
-Pipe = Annotated[
-    str | None, typer.Option("-p", "--pipeline", help="Passes; those of -O if not given.")
-]
-Backend = Annotated[
-    bool, typer.Option("--backend/--no-backend", help="Also compile and run what comes out.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of the random inputs.")]
-Tries = Annotated[int, typer.Option(min=1, max=100, help="Random inputs, at different sizes.")]
-Atol = Annotated[float | None, typer.Option(min=0, help="Absolute tolerance.")]
-Rtol = Annotated[float | None, typer.Option(min=0, help="Relative tolerance.")]
-
-
 @app.command("bisect")
 def _bisect(
     model: Annotated[Path, typer.Argument(help="A model: `.onnx`, `.pt2` or `.nir`.")],
@@ -425,122 +374,6 @@ def _doctor(json: Json = None) -> None:
     from tunesmith.cli_doctor import doctor_command
 
     doctor_command(json)
-
-
-_db = typer.Typer(
-    help="Look into the tuning store, and move records in and out of it.", no_args_is_help=True
-)
-app.add_typer(_db, name="db")
-Store = Annotated[
-    str | None,
-    typer.Option(
-        "--db", metavar="URL", help="A path or `postgresql://…`; the user's store if not given."
-    ),
-]
-Template = Annotated[str | None, typer.Option("--template", help="Only of this template.")]
-Device = Annotated[
-    str | None, typer.Option("--device", help="Only of this device: its name, or of its hash.")
-]
-Format = Annotated[
-    Exchange, typer.Option("--format", help="JSON lines, or the folder of TVM's `JSONDatabase`.")
-]
-Versions = Annotated[str | None, typer.Option("--versions", help="Only of these versions.")]
-
-
-@_db.command("list")
-def _db_list(
-    db: Store = None,
-    template: Template = None,
-    device: Device = None,
-    versions: Versions = None,
-    json: Json = None,
-) -> None:
-    """List the workloads, with the best that was found for each."""
-    from tunesmith.cli_db import Where, list_command
-
-    list_command(Where(url=db, template=template, device=device, versions=versions), json)
-
-
-@_db.command("show")
-def _db_show(
-    workload: Annotated[str, typer.Argument(metavar="HASH", help="The beginning is enough.")],
-    db: Store = None,
-    device: Device = None,
-    versions: Versions = None,
-    json: Json = None,
-) -> None:
-    """Show every trial of a workload."""
-    from tunesmith.cli_db import Where, show_command
-
-    show_command(Where(url=db, workload=workload, device=device, versions=versions), json)
-
-
-@_db.command("export")
-def _db_export(
-    file: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Where the records go.")],
-    db: Store = None,
-    format: Format = Exchange.tunesmith,
-    template: Template = None,
-    device: Device = None,
-    versions: Versions = None,
-) -> None:
-    """Write records to a file of JSON lines, or to a folder in MetaSchedule's form."""
-    from tunesmith.cli_db import Where, export_command
-
-    where = Where(url=db, template=template, device=device, versions=versions)
-    export_command(where, file, format is Exchange.metaschedule)
-
-
-@_db.command("import")
-def _db_import(
-    file: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="What `export` wrote.")],
-    db: Store = None,
-    format: Format = Exchange.tunesmith,
-) -> None:
-    """Add the records of a file; exit 1 if a line of it is no record."""
-    from tunesmith.cli_db import Where, import_command
-
-    import_command(Where(url=db), file, format is Exchange.metaschedule)
-
-
-@_db.command("merge")
-def _db_merge(
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="A store: a path or a URL.")],
-    db: Store = None,
-) -> None:
-    """Add the records of another store to this one."""
-    from tunesmith.cli_db import Where, merge_command
-
-    merge_command(Where(url=db), other)
-
-
-@_db.command("prune")
-def _db_prune(
-    db: Store = None,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="Delete trials that did not build, run or agree.")
-    ] = False,
-    keep: Annotated[
-        int | None, typer.Option("--keep", min=0, help="Delete all but the best N of a workload.")
-    ] = None,
-    versions: Annotated[
-        str | None, typer.Option("--versions", help="Delete those of any other versions.")
-    ] = None,
-    before: Annotated[
-        str | None, typer.Option("--before", metavar="TIME", help="Delete older ones (ISO 8601).")
-    ] = None,
-    damaged: Annotated[
-        bool, typer.Option("--damaged", help="Delete rows that are not what was written.")
-    ] = False,
-) -> None:
-    """Delete trials from the store."""
-    from tunesmith.autotune.selection import Pruning
-    from tunesmith.cli_db import Where, prune_command
-
-    prune_command(
-        Where(url=db),
-        Pruning(failed=failed, keep=keep, versions=versions, before=before, damaged=damaged),
-    )
 
 
 def execute(arguments: Sequence[str]) -> int:

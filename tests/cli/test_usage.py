@@ -42,7 +42,7 @@ def test_version(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["compile", "m.onnx", "--targt", "host"], "did you mean `--target`?"),
+        (["compile", "m.onnx", "--targt", "host"], "`--target`?"),
         (["compil", "m.onnx"], "did you mean `compile`?"),
         (["compile"], "missing argument `MODEL`"),
         (["compile", "m.onnx", "-O7"], "`-O`"),
