@@ -74,8 +74,8 @@ def _begin_file(path: Path) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
-def check(connection: Connection, link: Link) -> None:
-    """Look at the whole store once, when it is opened.
+def check(connection: Connection, link: Link) -> int:
+    """Look at the whole store once, when it is opened; the version of its schema.
 
     Raises `DamageError` if its tables or indices contradict each other, `TuneError` if the file is
     not ours.
@@ -87,7 +87,7 @@ def check(connection: Connection, link: Link) -> None:
         found = str(connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one())
         if found != "ok":
             raise DamageError(found)
-    version(connection)
+    return version(connection)
 
 
 def rebuild(link: Link, damage: DamageError, steps: Sequence[Step]) -> str | None:

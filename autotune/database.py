@@ -78,8 +78,8 @@ class Database:
         self._tell = tell or logging.getLogger("tunesmith.autotune").warning
         self._steps = steps
         self._mend(lambda: prepare(link, create=create))
-        self._run(lambda connection: check(connection, link), write=False)
-        self._run(lambda connection: migrate(connection, steps), write=True)
+        if self._run(lambda connection: check(connection, link), write=False) != len(steps):
+            self._run(lambda connection: migrate(connection, steps), write=True)
 
     @property
     def place(self) -> str:

@@ -137,14 +137,18 @@ class Record:
         what = "the record"
         _need_text(what, versions=self.versions, reason=self.reason, by=self.by, at=self.at)
         object.__setattr__(self, "knobs", _integers(what, "knobs", self.knobs))
+        _need(self.verdict in tuple(Verdict), what, f"there is no verdict `{self.verdict}`")
         object.__setattr__(self, "verdict", Verdict(self.verdict))
         for name in ("seconds", "baseline"):
             times = tuple(float(t) for t in getattr(self, name))
             _need(all(map(_is_time, times)), what, f"`{name}` has a time that is not positive")
             object.__setattr__(self, name, times)
         _need(len(self.versions) <= 1000, what, "`versions` has more than 1,000 characters")
-        _need(self.seed in _INT64, what, "`seed` does not fit 64 bits")
-        _need(0 <= self.trial < 2**63, what, "`trial` is negative, or does not fit 64 bits")
+        for name in ("seed", "trial"):
+            value = _integers(what, name, {name: getattr(self, name)})[name]
+            object.__setattr__(self, name, value)
+        _need(isinstance(self.checked, bool), what, "`checked` is neither true nor false")
+        _need(self.trial >= 0, what, "`trial` is negative")
         timed = bool(self.seconds and self.baseline)
         _need(timed or self.verdict != Verdict.ok, what, "the verdict is ok, but nothing was timed")
 
@@ -177,6 +181,7 @@ def _need(fact: bool, what: str, message: str) -> None:
 def _need_text(what: str, **texts: str) -> None:
     """No NUL and no lone surrogate: not every database can hold them."""
     for name, text in texts.items():
+        _need(isinstance(text, str), what, f"`{name}` is no text")
         _need("\0" not in text, what, f"`{name}` has a NUL character")
         _need(text.isascii() or _is_unicode(text), what, f"`{name}` is not valid Unicode")
 
@@ -193,7 +198,7 @@ def _integers(what: str, name: str, values: Mapping[str, int]) -> dict[str, int]
     """A copy of small numbers by name, in the order of the names."""
     _need_text(what, **{name: "".join(values)})
     try:
-        result = {key: operator.index(values[key]) for key in sorted(values)}
+        result = {key: int(operator.index(values[key])) for key in sorted(values)}
     except TypeError as error:
         raise TuneError(f"{what} cannot be stored: `{name}`: {error}") from None
     _need(all(v in _INT64 for v in result.values()), what, f"`{name}` does not fit 64 bits")

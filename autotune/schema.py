@@ -98,8 +98,8 @@ def version(connection: Connection) -> int:
     return int(text)
 
 
-def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> bool:
-    """Bring a store up to date within the transaction of the caller; whether that changed it.
+def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
+    """Bring a store up to date within the transaction of the caller.
 
     Raises `TuneError` if the store is newer than we are, `DamageError` if it is damaged.
     """
@@ -119,7 +119,6 @@ def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> bool:
         connection.execute(sa.insert(settings).values(name="version", value=text))
         digest = _digest(connection, text)
         connection.execute(sa.insert(settings).values(name="digest", value=digest))
-    return found < len(steps)
 
 
 def _digest(connection: Connection, text: str) -> str:

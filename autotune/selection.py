@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,6 +17,8 @@ from .rows import Row, read_device, read_record, read_workload
 from .schema import DamageError, devices, trials, workloads
 
 __all__ = ["Pruning", "Selection", "Summary", "best_of", "prune", "select", "summarize"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,24 +91,27 @@ def select(
     Raises `DamageError` at a row that is not what was written, or notes it in `damaged`.
     """
 
-    def intact(table: sa.Table, row: Row, read: object) -> object:
+    def intact(table: sa.Table, row: Row, read: Callable[[Row], T]) -> T | None:
         try:
-            return read(row)  # type: ignore[operator]  # one of the three readers
+            return read(row)
         except DamageError:
             if damaged is None:
                 raise
             damaged.append((table, int(row["id"])))
             return None
 
-    works, machines = {}, {}
-    for row in connection.execute(sa.select(workloads)).mappings():
-        works[row["id"]] = intact(workloads, row, read_workload)
-    for row in connection.execute(sa.select(devices)).mappings():
-        machines[row["id"]] = intact(devices, row, read_device)
+    works = {
+        row["id"]: intact(workloads, row, read_workload)
+        for row in connection.execute(sa.select(workloads)).mappings()
+    }
+    machines = {
+        row["id"]: intact(devices, row, read_device)
+        for row in connection.execute(sa.select(devices)).mappings()
+    }
 
     def read_trial(row: Row) -> Record | None:
         work, device = works.get(row["workload_id"]), machines.get(row["device_id"])
-        if not isinstance(work, Workload) or not isinstance(device, Device):
+        if work is None or device is None:
             raise DamageError(f"row {row['id']} of `{trials.name}` has lost what it is of")
         if not (chosen.takes_workload(work) and chosen.takes_device(device)):
             return None
@@ -117,7 +123,7 @@ def select(
     result = []
     for row in connection.execute(query).mappings():
         record = intact(trials, row, read_trial)
-        if isinstance(record, Record):
+        if record is not None:
             result.append((int(row["id"]), record))
     return result
 

@@ -21,6 +21,7 @@ from tunesmith.autotune.schema import STEPS
 from tunesmith.autotune.wal import lost_transactions
 from tunesmith.ir.diagnostics import TuneError
 
+from .crash import no_file_beyond
 from .making import DEVICE, OTHER, VERSIONS, record, workload
 
 RECORDS = [record(i, workload=workload(rows=1 + i % 3)) for i in range(30)]
@@ -244,6 +245,41 @@ def test_two_processes_see_one_rebuild(store: Path) -> None:
             assert RECORDS[4] in first.records()
     assert len(told) == 1
     assert len(asides(store)) == 1
+
+
+def test_a_rebuild_that_is_cut_short_is_done_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(store, "UPDATE tunesmith_trials SET seconds = '[1]' WHERE trial = 4")
+    before = store.read_bytes()
+
+    def cut(*names: object) -> None:
+        raise OSError(5, "cut short")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", cut)
+        with open_database(store) as database, pytest.raises(TuneError, match="cut short"):
+            database.records()
+    assert store.read_bytes() == before
+    told: list[str] = []
+    with open_database(store, tell=told.append) as database:
+        assert len(database.records()) == len(RECORDS) - 1
+    assert len(told) == 1
+    assert len(asides(store)) == 2
+    assert not [p for p in store.parent.iterdir() if ".rebuild-" in p.name]
+
+
+def test_without_room_for_a_rebuild_nothing_is_changed(store: Path) -> None:
+    spoil(store, "UPDATE tunesmith_trials SET seconds = '[1]' WHERE trial = 4")
+    before = store.read_bytes()
+    for size in range(34_000, len(before), 8_000):
+        with no_file_beyond(size), open_database(store) as database:
+            with pytest.raises(TuneError, match=r"disk|too large"):
+                database.records()
+        assert store.read_bytes() == before
+    told: list[str] = []
+    with open_database(store, tell=told.append) as database:
+        assert len(database.records()) == len(RECORDS) - 1
 
 
 def test_users_that_never_pause_let_the_exclusive_one_in(store: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_file_that_tvm_cannot_read_is_an_error_and_no_crash(tmp_path: Path) ->
     write_folder(tmp_path, RECORDS_OF_OURS[:1])
     path = tmp_path / WORKLOADS
     text = path.read_text()
-    for damaged in (text[:-400] + '"]\n', text.replace("A", "B"), "\n", "[]\n"):
+    for damaged in (text[:-400] + '"]\n', "\n"):
         path.write_text(damaged)
         with pytest.raises(TuneError, match="cannot read it"):
             list(read_folder(tmp_path))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.autotune.making import OTHER, record, workload
 from tunesmith.autotune.database import open_database
 from tunesmith.autotune.records import Record, Verdict
 
+from ..autotune.making import OTHER, record, workload
 from .conftest import Cli
 
 RECORDS = [
