@@ -97,8 +97,8 @@ def render(
         "## What else does not pass",
         "\n".join(_failures(known)),
         "## Held to another tolerance",
-        "The exact answer, computed in f64 and rounded once, misses what these cases expect; a test\n"
-        "shows it. Every engine is held to the same.",
+        "The exact answer, computed in f64 and rounded once, misses what these cases expect; a\n"
+        "test shows it. Every engine is held to the same.",
         "\n".join(_tolerances()),
         "## Distances",
         f"The {FARTHEST} cases that pass with the most units in the last place (ULP) between an\n"

@@ -9,8 +9,8 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.conformance.child import run_cases
 from tests.conformance.engines import Engine, Tunesmith
-from tests.conformance.records import faults, read_known, unexplained
 from tests.conformance.judge import judge
+from tests.conformance.records import faults, read_known, unexplained
 from tests.conformance.suite import (
     TOLERANCES,
     Case,
