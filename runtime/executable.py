@@ -37,8 +37,6 @@ class SupportsDLPack(Protocol):
 
 Inputs = Mapping[str, Array | SupportsDLPack]
 
-_NAMELESS = np.dtype("V2")  # how an `.npz` file holds bfloat16
-
 
 def load(
     path: str | Path | Artifact, *, threads: int | None = None, strict: bool = False
@@ -172,8 +170,8 @@ class Executable:
                 raise
             if not isinstance(array, np.ndarray):
                 array = _from_dlpack(spec, array)
-            if dtype.kind == "V" and array.dtype == _NAMELESS:
-                array = array.view(dtype)
+            if dtype.isbuiltin == 2 and array.dtype == f"V{dtype.itemsize}":
+                array = array.view(dtype)  # an `.npz` file holds its elements without a name
             if array.dtype != dtype:
                 raise InputError(f"has the dtype `{array.dtype}`, not `{spec.dtype}`",
                                  where=_input(spec),
@@ -204,13 +202,15 @@ class Executable:
     def _checked(self, results: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
         """The kernels must do as the manifest says; an axis that depends on data is free.
 
-        Kernels give bfloat16 as its bits; the results are of that type.
+        Kernels give types that NumPy lacks as their bits; the results are of these types.
         """
         if len(results) != len(self.outputs):
             raise ArtifactError(f"the model gave {len(results)} outputs, not {len(self.outputs)}",
                                 where=self._where)  # fmt: skip
         results = [
-            result.view(dtype) if dtype.kind == "V" and result.dtype == np.uint16 else result
+            result.view(dtype)
+            if dtype.isbuiltin == 2 and result.dtype == f"u{dtype.itemsize}"
+            else result
             for result, dtype in zip(results, self._output_dtypes, strict=True)
         ]
         right = all(
@@ -270,8 +270,9 @@ def _from_dlpack(spec: TensorSpec, tensor: SupportsDLPack) -> Array:
         raise InputError(f"is a `{name}`, not an array", where=_input(spec),
                          hint=f"it takes {spec}")  # fmt: skip
     try:
-        if spec.dtype == "bfloat16":  # NumPy takes no such tensor
-            return bits_of(tensor, "bfloat16").view(numpy_type(spec.dtype))
+        dtype = numpy_type(spec.dtype)
+        if dtype.isbuiltin == 2:  # NumPy takes no such tensor
+            return bits_of(tensor, spec.dtype).view(dtype)
         return np.from_dlpack(tensor)
     except Exception as error:  # each package raises its own: on a GPU, needs a gradient, bf16
         raise InputError(f"is a `{name}` that cannot be read: {error}", where=_input(spec),

@@ -28,6 +28,8 @@ CHUNK_BYTES = 4 << 20  # weights are hashed in pieces of this size
 DTYPES = {
     "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2,
     "int32": 4, "uint32": 4, "float32": 4, "int64": 8, "uint64": 8, "float64": 8,
+    "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1, "float4_e2m1fn": 1, "int4": 1, "uint4": 1, "int2": 1, "uint2": 1,
 }  # fmt: skip
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -205,13 +207,16 @@ class Manifest:
 
 
 def numpy_type(name: str) -> np.dtype[np.generic]:
-    """The element type of a name in `DTYPES`; NumPy lacks bfloat16, which `ml_dtypes` has."""
-    if name == "bfloat16":
-        import ml_dtypes
+    """The element type of a name in `DTYPES`; those that NumPy lacks are of `ml_dtypes`.
 
-        found: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
-        return found
-    return np.dtype(name)
+    The narrowest lie one to a byte.
+    """
+    if hasattr(np, name) or name == "bool":
+        return np.dtype(name)
+    import ml_dtypes
+
+    found: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+    return found
 
 
 def align(size: int, alignment: int = WEIGHT_ALIGNMENT) -> int:

@@ -166,7 +166,7 @@ def aligned_copy(array: Array) -> Array:
 
 
 def bits_of(tensor: object, dtype: str) -> Array:
-    """The memory of another package's tensor of 16-bit elements as `uint16`, without a copy.
+    """The memory of another package's tensor as unsigned integers, without a copy.
 
     Raises:
         ValueError: it holds elements of another type than `dtype`.
@@ -176,17 +176,18 @@ def bits_of(tensor: object, dtype: str) -> Array:
     if str(taken.dtype) != dtype:
         raise ValueError(f"its elements are {taken.dtype}, not {dtype}")
     view = ffi.get_global_func("runtime.TVMTensorCreateView")
-    bits: Array = np.from_dlpack(view(taken, ffi.Shape(taken.shape), "uint16", 0))
+    plain = f"uint{np.dtype(dtype).itemsize * 8}"
+    bits: Array = np.from_dlpack(view(taken, ffi.Shape(taken.shape), plain, 0))
     return bits
 
 
 def _tensor(array: Array, alignment: int) -> tuple[object, int]:
     """An array as TVM's tensor, and its address; a copy only if TVM cannot take it as it is.
 
-    Elements that NumPy knows by their size only, such as bfloat16, go as integers of that size: it
+    Elements of a type that is not NumPy's own, such as bfloat16, go as integers of their size: it
     hands over no others, and kernels read them so.
     """
-    if array.dtype.kind == "V":
+    if array.dtype.isbuiltin == 2:
         array = array.view(f"u{array.itemsize}")
     if array.size == 0:
         return _empty_tensor(array), 0

@@ -64,12 +64,15 @@ def _one(
         return np.asarray((np.arange(shape[-1]) < rows[..., None]).astype(dtype))
     if dtype.kind == "b":
         return np.asarray(random.integers(0, 2, shape).astype(bool))
-    if spec.dtype in ("bfloat16", "float16", "float32", "float64"):
+    if "float" in spec.dtype:
         return np.asarray(random.standard_normal(shape).astype(dtype))
     if "position" in name and shape:
         return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
     high = 2 if "type" in name or "segment" in name else bound or ID_BOUND
-    high = min(high, int(np.iinfo(str(dtype)).max) + 1)
+    if dtype.kind in "iu":
+        high = min(high, int(np.iinfo(str(dtype)).max) + 1)
+    elif "int" in spec.dtype:  # of four bits, or two
+        high = 1 << int(spec.dtype[-1]) - (not spec.dtype.startswith("u"))
     if high <= 2:
         return np.asarray(random.integers(0, 2, shape).astype(dtype))
     return np.asarray(random.integers(1, high, shape).astype(dtype))

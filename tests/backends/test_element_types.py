@@ -89,3 +89,30 @@ def test_casts_to_every_type(source: str) -> None:
         feeds[value.name] = array
     with np.errstate(all="ignore"):
         check(merged, feeds)
+
+
+@pytest.mark.parametrize(
+    "names", ["f16 i16 u16 bf16", "f32 i32 u32", "f64 i64 u64", "i8 u8 f8e5m2 i4"]
+)
+def test_bits_as_another_type(names: str) -> None:
+    """Also of a value that is computed, and there and back."""
+    types = names.split()
+    graphs = {
+        f"{a} {b}": graph_of(
+            f"%{a}: {a}[B, S]",
+            f"%b = bitcast(%{a}) {{dtype = {b}}} %y = bitcast(%b) {{dtype = {a}}}",
+        )
+        for a in types if not DType(a).is_stored and a != "bf16" for b in types if a != b
+    }  # fmt: skip
+    signed, unsigned = types[1], types[1] if types[1].startswith("u") else types[2]
+    graphs["neg"] = graph_of(
+        f"%{signed}: {signed}[B, S]",
+        f"%a = bitwise_not(%{signed}) %y = bitcast(%a) {{dtype = {unsigned}}}",
+    )
+    merged = merge([*graphs.items()])
+    size = DType(types[0]).bytes
+    bits = np.random.default_rng(size).integers(0, 256, (3, 11 * size)).astype(np.uint8)
+    feeds = {
+        value.name: bits.view(value.type.dtype.numpy) for value in merged.inputs
+    }  # also NaN of every kind: a move keeps its bits, and NaN compare equal
+    check(merged, feeds)
