@@ -15,7 +15,7 @@ from .convolution import convolved_integers
 from .linear import integer_product
 from .narrow import converted, limits, widened
 
-__all__ = ["QUANTIZE"]
+__all__ = ["QUANTIZE", "dynamic"]
 
 _FLOATS = (DType.f8e4m3fn, DType.f8e4m3fnuz, DType.f8e5m2, DType.f8e5m2fnuz, DType.f4e2m1)
 
@@ -93,14 +93,14 @@ def _quantize(call: Call) -> Result:
     return _quantized(call, x, cast_to(scale, x.dtype), zero, dtype)
 
 
-def _dynamic(call: Call) -> Result:
-    x = call.x()
+def dynamic(call: Call, x: Expr) -> tuple[Expr, Expr, Expr]:
+    """`x` as u8 by its own range, the scale, and the zero point (ONNX `DynamicQuantizeLinear`)."""
     axes = tuple(range(len(x.shape)))
     high = ops.maximum(ops.reduce_max(x, axes=axes), 0.0)
     low = ops.minimum(ops.reduce_min(x, axes=axes), 0.0)
     scale: Expr = (high - low) / 255.0
     zero: Expr = cast_to(ops.clip(ops.round_(-low / scale), low=0.0, high=255.0), DType.u8)
-    return [_quantized(call, x, scale, zero, DType.u8), scale, zero]
+    return _quantized(call, x, scale, zero, DType.u8), scale, zero
 
 
 def _column(x: Expr) -> Expr:
@@ -137,7 +137,7 @@ def _qlinear_conv(call: Call) -> Result:
 
 QUANTIZE: Table = {
     "DequantizeLinear": ((10, _dequantize),),
-    "DynamicQuantizeLinear": ((11, _dynamic),),
+    "DynamicQuantizeLinear": ((11, lambda call: dynamic(call, call.x())),),
     "QLinearConv": ((10, _qlinear_conv),),
     "QLinearMatMul": ((10, _qlinear_matmul),),
     "QuantizeLinear": ((10, _quantize),),
