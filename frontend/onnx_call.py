@@ -58,7 +58,7 @@ class Tensor:
     @property
     def content(self) -> Content | None:
         """The elements, if they are known, and few enough to look into."""
-        if self._content is None and self.array is not None:
+        if self._content is None and self.array is not None and not self.type.dtype.is_stored:
             limit = 64 if self.type.dtype.is_float else LIMITS.content
             if self.array.size <= limit:
                 self._content = as_content(self.array)

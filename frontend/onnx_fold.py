@@ -101,6 +101,8 @@ def _flag(item: Item) -> bool:
 def _cast(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
     dtype = call.element("to")
     source = call.dtype()
+    if source.is_stored or dtype.is_stored:
+        return None
     if operands[0].size > 64 and not dtype.is_integer:
         return None
     if dtype is DType.bool:

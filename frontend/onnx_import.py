@@ -239,7 +239,9 @@ class _Importer:
         rule = find_rule(domain, node.op_type, version)
         with self.builder.at(location):
             results = (
-                self.expand(call, node) if rule is None else self.apply(call, rule, scope, versions)
+                self.expand(call, node, versions)
+                if rule is None
+                else self.apply(call, rule, scope, versions)
             )
         if len(results) < sum(bool(name) for name in node.output):
             call.fail(f"it has {len(node.output)} results, {len(results)} can be imported")
@@ -247,8 +249,11 @@ class _Importer:
             if name:
                 scope[name] = result if isinstance(result, Tensor) else Tensor.of(result)
 
-    def expand(self, call: Call, node: NodeProto) -> list[Expr | Tensor]:
-        """Import the body by which ONNX defines an operator, in place."""
+    def expand(self, call: Call, node: NodeProto, outer: Mapping[str, int]) -> list[Expr | Tensor]:
+        """Import the body by which ONNX defines an operator, in place.
+
+        A domain that the body names no version of has that of the `outer` graph.
+        """
         if not has_body(call.domain, call.operator, call.opset):
             call.fail(f"`{call.operator}` cannot be imported", hint=HINTS.get(("", call.operator)))
         types = [None if x is None else x.type for x in call.inputs]
@@ -259,7 +264,8 @@ class _Importer:
         inner: Scope = {
             name: x for name, x in zip(body.input, call.inputs, strict=False) if x is not None
         }
-        versions = {standard(entry.domain): int(entry.version) for entry in body.opset_import}
+        versions = {**outer}
+        versions |= {standard(entry.domain): int(entry.version) for entry in body.opset_import}
         for part in body.node:
             self.add(part, inner, versions, call.location.name)
         return [inner[name] for name in body.output[: len(call.outputs)]]

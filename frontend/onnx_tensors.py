@@ -7,7 +7,6 @@ from math import prod
 from pathlib import Path
 from typing import Protocol
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
@@ -34,11 +33,20 @@ DTYPES = {
     TensorProto.UINT32: DType.u32,
     TensorProto.UINT64: DType.u64,
     TensorProto.BFLOAT16: DType.bf16,
+    TensorProto.FLOAT8E4M3FN: DType.f8e4m3fn,
+    TensorProto.FLOAT8E4M3FNUZ: DType.f8e4m3fnuz,
+    TensorProto.FLOAT8E5M2: DType.f8e5m2,
+    TensorProto.FLOAT8E5M2FNUZ: DType.f8e5m2fnuz,
+    TensorProto.FLOAT8E8M0: DType.f8e8m0,
+    TensorProto.FLOAT4E2M1: DType.f4e2m1,
+    TensorProto.INT4: DType.i4,
+    TensorProto.UINT4: DType.u4,
+    TensorProto.INT2: DType.i2,
+    TensorProto.UINT2: DType.u2,
 }
-_PACKED: dict[int, tuple[np.dtype[np.generic], DType]] = {  # two elements a byte; widened
-    TensorProto.UINT4: (np.dtype(ml_dtypes.uint4), DType.u8),
-    TensorProto.INT4: (np.dtype(ml_dtypes.int4), DType.i8),
-}
+_PACKED = {  # how many elements lie in a byte, the first in its lowest bits
+    DType.u4: 2, DType.i4: 2, DType.f4e2m1: 2, DType.u2: 4, DType.i2: 4,
+}  # fmt: skip
 _LISTS = {
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
@@ -99,9 +107,9 @@ def read_tensor(
     count = check_dims(dims, where)
     if tensor.HasField("segment"):
         raise FrontendError("it is stored in segments", where=where, hint="store it whole")
-    packed = _PACKED.get(tensor.data_type)
-    dtype = packed[1] if packed else dtype_of(tensor.data_type, where)
-    needed = -(-count // 2) if packed else count * dtype.bytes
+    dtype = dtype_of(tensor.data_type, where)
+    packed = _PACKED.get(dtype, 1)
+    needed = -(-count // packed) * dtype.bytes
     if tensor.data_location == TensorProto.EXTERNAL:
         if not external:
             raise FrontendError(
@@ -123,16 +131,18 @@ def read_tensor(
     elif tensor.HasField("raw_data"):
         data = np.frombuffer(tensor.raw_data, np.uint8)
     else:
-        return _from_list(tensor, dtype, packed is not None, dims, count, where)
+        return _from_list(tensor, dtype, dims, count, where)
     if data.nbytes != needed:
         raise FrontendError(
             f"it declares {list(dims)} of {dtype}, {needed} bytes, and holds {data.nbytes}",
             where=where,
         )
-    if packed:
-        return _unpack(data, tensor.data_type, count).reshape(dims)
+    if packed > 1:
+        return _unpack(data.view(np.uint8), dtype, count).reshape(dims)
     if dtype is DType.bool and count and np.max(data.view(np.uint8)) > 1:
         data = (data.view(np.uint8) != 0).view(np.uint8)
+    if dtype.is_stored:
+        return data.view(dtype.numpy).reshape(dims)
     return data.view(dtype.numpy.newbyteorder("<")).astype(dtype.numpy, copy=False).reshape(dims)
 
 
@@ -144,21 +154,20 @@ def _list_length(tensor: TensorProto) -> int:
 def _from_list(
     tensor: TensorProto,
     dtype: DType,
-    packed: bool,
     dims: tuple[int, ...],
     count: int,
     where: str,
 ) -> NDArray[np.generic]:
     items = getattr(tensor, _LISTS.get(tensor.data_type, "int32_data"))
-    needed = -(-count // 2) if packed else count
+    needed = -(-count // _PACKED.get(dtype, 1))
     if len(items) != needed or _list_length(tensor) != needed:
         raise FrontendError(
             f"it declares {list(dims)}, {needed} elements, and holds {_list_length(tensor)}",
             where=where,
         )
-    if packed:
+    if dtype.is_stored:
         data = np.array(items, np.int64).astype(np.uint8)
-        return _unpack(data, tensor.data_type, count).reshape(dims)
+        return _unpack(data, dtype, count).reshape(dims)
     if dtype in (DType.f16, DType.bf16):
         return np.array(items, np.int64).astype(np.uint16).view(dtype.numpy).reshape(dims)
     if dtype is DType.u64:
@@ -167,9 +176,11 @@ def _from_list(
     return wide.astype(dtype.numpy).reshape(dims)
 
 
-def _unpack(data: NDArray[np.generic], element: int, count: int) -> NDArray[np.generic]:
-    raw = data.view(np.uint8)
-    nibbles = np.stack([raw & 15, raw >> 4], axis=-1).reshape(-1)[:count]
-    if element == TensorProto.UINT4:
-        return nibbles
-    return ((nibbles.astype(np.int8) ^ 8) - 8).astype(np.int8)
+def _unpack(data: NDArray[np.uint8], dtype: DType, count: int) -> NDArray[np.generic]:
+    """Elements that lie several to a byte, one to a byte, as `ml_dtypes` holds them."""
+    each = _PACKED.get(dtype, 1)
+    if each == 1:
+        return data.view(dtype.numpy)
+    width = 8 // each
+    fields = [data >> (width * i) & ((1 << width) - 1) for i in range(each)]
+    return np.stack(fields, axis=-1).reshape(-1)[:count].view(dtype.numpy)

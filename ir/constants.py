@@ -44,7 +44,7 @@ class Constant:
     @property
     def scalar(self) -> bool | int | float | None:
         """The one element of a tensor that has just one, as a Python number, else `None`."""
-        if self.array.size != 1:
+        if self.array.size != 1 or self.type.dtype.is_stored:
             return None
         item = self.array.reshape(-1)[0]
         if self.type.dtype.is_float:

@@ -198,11 +198,24 @@ def infer_types(
     """The types of the results; `ValueError` says which rule of the operator is broken."""
     types = tuple(None if value is None else value.type for value in operands)
     if not op.is_composite:
+        _refuse_stored(op, types)
         result = op.function(*types, **attributes)
         return result if isinstance(result, tuple) else (result,)
     from .builder import trace
 
     return tuple(value.type for value in trace(op, types, attributes).outputs)
+
+
+_MOVES = ("gather", "gather_elements", "gather_nd", "scatter_nd")
+
+
+def _refuse_stored(op: OpDef, types: Sequence[TensorType | None]) -> None:
+    """Elements of types that are only stored are moved, or taken as bits, and never computed."""
+    if op.traits & {"movement", "bits"} or op.name in (*_MOVES, "return"):
+        return
+    for type in types:
+        if type is not None and type.dtype.is_stored:
+            raise ValueError(f"cannot compute with elements of {type.dtype}: they are only stored")
 
 
 def walk_uses(value: Value) -> Iterable[tuple[Node, int]]:

@@ -99,6 +99,10 @@ def _cast(x: Array, *, dtype: DType) -> Array:
     return x.astype(dtype.numpy)
 
 
+def _bitcast(x: Array, *, dtype: DType) -> Array:
+    return np.asarray(x, order="C").view(dtype.numpy)
+
+
 def _where(condition: Array, x: Array, y: Array) -> Array:
     return np.where(condition, x, y)
 
@@ -162,6 +166,7 @@ NUMPY_RULES: dict[str, Rule] = {
     "bitwise_xor": _numeric(np.bitwise_xor),
     "where": _where,
     "cast": _cast,
+    "bitcast": _bitcast,
     "constant": _constant,
     "full": _full,
     "iota": _iota,

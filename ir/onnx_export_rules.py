@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .constants import Constant
+from .diagnostics import VerifyError
 from .dims import Dim, product
 from .graph import Node
 from .onnx_export_scope import Scope, tensor_of
@@ -150,6 +151,14 @@ def _mod(call: Call) -> None:
 
 def _cast(call: Call) -> None:
     call.scope.cast(call.inputs[0], call["dtype"], call.outputs[0])
+
+
+def _bitcast(call: Call) -> None:
+    """Integers of one size are each other's bits; the rest came with an opset beyond ours."""
+    source, dtype = call.node.present_operands[0].type.dtype, call["dtype"]
+    if not (source.is_integer and dtype.is_integer):
+        raise VerifyError(f"ONNX has no `bitcast` from {source} to {dtype} in the opset we write")
+    call.scope.cast(call.inputs[0], dtype, call.outputs[0])
 
 
 def _full(call: Call) -> None:
@@ -319,6 +328,7 @@ ONNX_RULES: dict[str, OnnxRule] = {
     "bitwise_xor": _plain("BitwiseXor", _ALL),
     "where": _plain("Where", _types("f16 f32 f64 i32 i64 u8")),
     "cast": OnnxRule(_cast, _ALL),
+    "bitcast": OnnxRule(_bitcast, _ALL),
     "full": OnnxRule(_full, _MOVED),
     "iota": OnnxRule(_iota, _ALL),
     "dim_value": OnnxRule(_dim_value, _ALL),

@@ -34,11 +34,23 @@ ONNX_DTYPES = {
     DType.u32: onnx.TensorProto.UINT32,
     DType.u64: onnx.TensorProto.UINT64,
     DType.bool: onnx.TensorProto.BOOL,
+    DType.f8e4m3fn: onnx.TensorProto.FLOAT8E4M3FN,
+    DType.f8e4m3fnuz: onnx.TensorProto.FLOAT8E4M3FNUZ,
+    DType.f8e5m2: onnx.TensorProto.FLOAT8E5M2,
+    DType.f8e5m2fnuz: onnx.TensorProto.FLOAT8E5M2FNUZ,
+    DType.f8e8m0: onnx.TensorProto.FLOAT8E8M0,
+    DType.f4e2m1: onnx.TensorProto.FLOAT4E2M1,
+    DType.i4: onnx.TensorProto.INT4,
+    DType.u4: onnx.TensorProto.UINT4,
+    DType.i2: onnx.TensorProto.INT2,
+    DType.u2: onnx.TensorProto.UINT2,
 }
 
 
 def tensor_of(constant: Constant, name: str = "") -> onnx.TensorProto:
     """A constant with its elements inside."""
+    if constant.type.dtype.is_stored:  # some lie several to a byte
+        return onnx.numpy_helper.from_array(np.asarray(constant.array, order="C"), name)
     tensor = onnx.TensorProto(name=name, data_type=ONNX_DTYPES[constant.type.dtype])
     tensor.dims.extend(constant.array.shape)
     tensor.raw_data = np.asarray(constant.array, order="C").tobytes()

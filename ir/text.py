@@ -170,6 +170,8 @@ def _is_default(text: str, default: Any, node: Node, name: str) -> bool:
 def _element(item: Any, dtype: DType) -> str:
     if dtype is DType.bool:
         return "true" if item else "false"
+    if dtype.is_stored:
+        return f"0x{item.tobytes()[0]:02x}"
     if not dtype.is_float:
         return str(int(item))
     number = float(item)

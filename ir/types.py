@@ -34,6 +34,19 @@ class DType(Enum):
     u64 = "u64"
     bool = "bool"
 
+    # Only stored, one element a byte: a table of their values, or arithmetic on their bits, stands
+    # between them and what computes.
+    f8e4m3fn = "f8e4m3fn"
+    f8e4m3fnuz = "f8e4m3fnuz"
+    f8e5m2 = "f8e5m2"
+    f8e5m2fnuz = "f8e5m2fnuz"
+    f8e8m0 = "f8e8m0"
+    f4e2m1 = "f4e2m1"
+    i4 = "i4"
+    u4 = "u4"
+    i2 = "i2"
+    u2 = "u2"
+
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The NumPy type of the same layout."""
@@ -52,7 +65,12 @@ class DType(Enum):
     @property
     def is_integer(self) -> builtins.bool:
         """Whether it is a signed or unsigned integer; `bool` is neither."""
-        return not self.is_float and self is not DType.bool
+        return not self.is_float and self is not DType.bool and not self.is_stored
+
+    @property
+    def is_stored(self) -> builtins.bool:
+        """Whether elements can be moved, and taken as bits, but not computed with."""
+        return self in _STORED
 
     @classmethod
     def of(cls, dtype: np.dtype[np.generic]) -> DType:
@@ -78,6 +96,19 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.u64: np.dtype(np.uint64),
     DType.bool: np.dtype(np.bool_),
 }
+_STORED: dict[DType, np.dtype[np.generic]] = {
+    DType.f8e4m3fn: np.dtype(ml_dtypes.float8_e4m3fn),
+    DType.f8e4m3fnuz: np.dtype(ml_dtypes.float8_e4m3fnuz),
+    DType.f8e5m2: np.dtype(ml_dtypes.float8_e5m2),
+    DType.f8e5m2fnuz: np.dtype(ml_dtypes.float8_e5m2fnuz),
+    DType.f8e8m0: np.dtype(ml_dtypes.float8_e8m0fnu),
+    DType.f4e2m1: np.dtype(ml_dtypes.float4_e2m1fn),
+    DType.i4: np.dtype(ml_dtypes.int4),
+    DType.u4: np.dtype(ml_dtypes.uint4),
+    DType.i2: np.dtype(ml_dtypes.int2),
+    DType.u2: np.dtype(ml_dtypes.uint2),
+}
+_NUMPY |= _STORED
 _FROM_NUMPY = {dtype: name for name, dtype in _NUMPY.items()}
 
 

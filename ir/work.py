@@ -89,4 +89,5 @@ _FLOPS: dict[str, Callable[[Node], Dim]] = {
     "cumsum": _first,
     "topk": _first,
     "cast": lambda node: 0,
+    "bitcast": lambda node: 0,
 }

@@ -26,6 +26,7 @@ from .manifest import (
     Manifest,
     WeightSpec,
     align,
+    numpy_type,
     weights_hash,
 )
 
@@ -227,8 +228,8 @@ def _map(fd: int, entry: Entry) -> NDArray[np.uint8]:
 
 def _view(mapped: NDArray[np.uint8], spec: WeightSpec) -> Array:
     if spec.nbytes == 0:
-        return np.empty(spec.shape, spec.dtype)
-    return np.ndarray(spec.shape, spec.dtype, mapped.data, spec.offset)
+        return np.empty(spec.shape, numpy_type(spec.dtype))
+    return np.ndarray(spec.shape, numpy_type(spec.dtype), mapped.data, spec.offset)
 
 
 def _weight_chunks(

@@ -13,10 +13,10 @@ from tunesmith.ir.diagnostics import ArtifactError, InputError
 
 from .artifact import Artifact
 from .cpu import check_target
-from .manifest import Manifest, SymbolSpec, TensorSpec
+from .manifest import Manifest, SymbolSpec, TensorSpec, numpy_type
 from .profiler import Probe, Profile, profile_calls
 from .shapes import DimText, ShapeSolver, parse_dim
-from .tvm_module import TvmModule, aligned_copy, claim_threads, package_versions
+from .tvm_module import TvmModule, aligned_copy, bits_of, claim_threads, package_versions
 
 __all__ = ["Executable", "load"]
 
@@ -71,8 +71,8 @@ class Executable:
         self._check_versions()
         self.threads = claim_threads(threads)
         self._names = tuple(spec.name for spec in self.inputs)
-        self._dtypes = tuple(np.dtype(spec.dtype) for spec in self.inputs)
-        self._output_dtypes = tuple(np.dtype(spec.dtype) for spec in self.outputs)
+        self._dtypes = tuple(numpy_type(spec.dtype) for spec in self.inputs)
+        self._output_dtypes = tuple(numpy_type(spec.dtype) for spec in self.outputs)
         self._solver = ShapeSolver([spec.dims for spec in self.inputs])
         if self._solver.missing:
             raise ArtifactError(f"no input gives the size of `{self._solver.missing[0]}`",
@@ -118,7 +118,7 @@ class Executable:
         except KeyError as error:
             raise InputError(f"the size of `{error.args[0]}` is missing", where=_input(spec),
                              hint=f"`{name}` is {spec}") from error  # fmt: skip
-        return aligned_copy(np.broadcast_to(np.zeros((), spec.dtype), shape))
+        return aligned_copy(np.broadcast_to(np.zeros((), numpy_type(spec.dtype)), shape))
 
     def run(self, inputs: Inputs) -> dict[str, Array]:
         """Run the model once; the outputs come in their declared order."""
@@ -128,7 +128,7 @@ class Executable:
         except ArtifactError as error:
             error.where = error.where or self._where
             raise
-        self._check_results(results, sizes)
+        results = self._checked(results, sizes)
         return dict(zip((spec.name for spec in self.outputs), results, strict=True))
 
     def profile(
@@ -148,7 +148,7 @@ class Executable:
         _, sizes = self._accept(inputs)
 
         def run() -> None:
-            self._check_results(self._module(self._accept(inputs)[0]), sizes)
+            self._checked(self._module(self._accept(inputs)[0]), sizes)
 
         return profile_calls(self._module, run, self.manifest, sizes, rounds=rounds,
                              warmup=warmup, cpu_time=cpu_time, probe=probe)  # fmt: skip
@@ -170,6 +170,8 @@ class Executable:
                 raise
             if not isinstance(array, np.ndarray):
                 array = _from_dlpack(spec, array)
+            if dtype.isbuiltin == 2 and array.dtype == f"V{dtype.itemsize}":
+                array = array.view(dtype)  # an `.npz` file holds its elements without a name
             if array.dtype != dtype:
                 raise InputError(f"has the dtype `{array.dtype}`, not `{spec.dtype}`",
                                  where=_input(spec),
@@ -197,11 +199,20 @@ class Executable:
                 _check_rows(spec, array, spec.rows)
         return arrays, sizes
 
-    def _check_results(self, results: Sequence[Array], sizes: Mapping[str, int]) -> None:
-        """The kernels must do as the manifest says; an axis that depends on data is free."""
+    def _checked(self, results: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
+        """The kernels must do as the manifest says; an axis that depends on data is free.
+
+        Kernels give types that NumPy lacks as their bits; the results are of these types.
+        """
         if len(results) != len(self.outputs):
             raise ArtifactError(f"the model gave {len(results)} outputs, not {len(self.outputs)}",
                                 where=self._where)  # fmt: skip
+        results = [
+            result.view(dtype)
+            if dtype.isbuiltin == 2 and result.dtype == f"u{dtype.itemsize}"
+            else result
+            for result, dtype in zip(results, self._output_dtypes, strict=True)
+        ]
         right = all(
             result.dtype == dtype and result.ndim == len(spec.dims)
             for result, spec, dtype in zip(results, self.outputs, self._output_dtypes, strict=True)
@@ -213,6 +224,7 @@ class Executable:
             stated = ", ".join(map(str, self.outputs))
             raise ArtifactError(f"the model gave {given}, the manifest states {stated}",
                                 where=self._where)  # fmt: skip
+        return results
 
     def _refuse_names(self, inputs: Inputs) -> None:
         """Raise for an unknown name first: it explains the missing one."""
@@ -258,6 +270,9 @@ def _from_dlpack(spec: TensorSpec, tensor: SupportsDLPack) -> Array:
         raise InputError(f"is a `{name}`, not an array", where=_input(spec),
                          hint=f"it takes {spec}")  # fmt: skip
     try:
+        dtype = numpy_type(spec.dtype)
+        if dtype.isbuiltin == 2:  # NumPy takes no such tensor
+            return bits_of(tensor, spec.dtype).view(dtype)
         return np.from_dlpack(tensor)
     except Exception as error:  # each package raises its own: on a GPU, needs a gradient, bf16
         raise InputError(f"is a `{name}` that cannot be read: {error}", where=_input(spec),

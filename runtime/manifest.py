@@ -10,13 +10,15 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TypeVar
 
+import numpy as np
+
 from tunesmith.ir.diagnostics import ArtifactError
 
 from .shapes import parse_dim
 
 __all__ = [
     "CHUNK_BYTES", "DTYPES", "FORMAT_VERSION", "WEIGHT_ALIGNMENT", "FileSpec", "Json", "Manifest",
-    "SymbolSpec", "TargetSpec", "TensorSpec", "WeightSpec", "align",
+    "SymbolSpec", "TargetSpec", "TensorSpec", "WeightSpec", "align", "numpy_type",
     "weights_hash",
 ]  # fmt: skip
 
@@ -24,8 +26,10 @@ FORMAT_VERSION = 2
 WEIGHT_ALIGNMENT = 64  # what a vectorized kernel may assume of each pointer
 CHUNK_BYTES = 4 << 20  # weights are hashed in pieces of this size
 DTYPES = {
-    "bool": 1, "int8": 1, "uint8": 1, "float16": 2, "float32": 4, "int32": 4, "float64": 8,
-    "int64": 8,
+    "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2,
+    "int32": 4, "uint32": 4, "float32": 4, "int64": 8, "uint64": 8, "float64": 8,
+    "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1, "float4_e2m1fn": 1, "int4": 1, "uint4": 1, "int2": 1, "uint2": 1,
 }  # fmt: skip
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -200,6 +204,19 @@ class Manifest:
             _require(len(weight.chunks) == count, where, f"needs {count} hashes of chunks")
             _require(all(map(_SHA256.fullmatch, weight.chunks)), where, "has an odd hash")
             end = weight.offset + weight.nbytes
+
+
+def numpy_type(name: str) -> np.dtype[np.generic]:
+    """The element type of a name in `DTYPES`; those that NumPy lacks are of `ml_dtypes`.
+
+    The narrowest lie one to a byte.
+    """
+    if hasattr(np, name) or name == "bool":
+        return np.dtype(name)
+    import ml_dtypes
+
+    found: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+    return found
 
 
 def align(size: int, alignment: int = WEIGHT_ALIGNMENT) -> int:

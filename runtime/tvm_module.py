@@ -32,7 +32,9 @@ from tunesmith.ir.diagnostics import ArtifactError, InputError
 from .cpu import physical_cores
 from .profiler import NativeHook
 
-__all__ = ["PACKAGES", "TvmModule", "aligned_copy", "claim_threads", "package_versions"]
+__all__ = [
+    "PACKAGES", "TvmModule", "aligned_copy", "bits_of", "claim_threads", "package_versions",
+]  # fmt: skip
 
 Array = NDArray[np.generic]
 
@@ -163,8 +165,30 @@ def aligned_copy(array: Array) -> Array:
     return copy
 
 
+def bits_of(tensor: object, dtype: str) -> Array:
+    """The memory of another package's tensor as unsigned integers, without a copy.
+
+    Raises:
+        ValueError: it holds elements of another type than `dtype`.
+    """
+    ffi = _ffi()
+    taken: Any = ffi.from_dlpack(tensor)
+    if str(taken.dtype) != dtype:
+        raise ValueError(f"its elements are {taken.dtype}, not {dtype}")
+    view = ffi.get_global_func("runtime.TVMTensorCreateView")
+    plain = f"uint{np.dtype(dtype).itemsize * 8}"
+    bits: Array = np.from_dlpack(view(taken, ffi.Shape(taken.shape), plain, 0))
+    return bits
+
+
 def _tensor(array: Array, alignment: int) -> tuple[object, int]:
-    """An array as TVM's tensor, and its address; a copy only if TVM cannot take it as it is."""
+    """An array as TVM's tensor, and its address; a copy only if TVM cannot take it as it is.
+
+    Elements of a type that is not NumPy's own, such as bfloat16, go as integers of their size: it
+    hands over no others, and kernels read them so.
+    """
+    if array.dtype.isbuiltin == 2:
+        array = array.view(f"u{array.itemsize}")
     if array.size == 0:
         return _empty_tensor(array), 0
     if not array.flags.c_contiguous:

@@ -117,8 +117,11 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
     def write(file: IO[bytes]) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for name, array in arrays.items():  # `numpy.savez` cannot write a tensor named `file`
+                plain = np.asarray(array)
+                if plain.dtype.isbuiltin == 2:  # whose name NumPy would not read back
+                    plain = plain.view(f"V{plain.itemsize}")
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+                    np.lib.format.write_array(member, plain, allow_pickle=False)
 
     _write_whole(path, write)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.ir.diagnostics import InputError
+from tunesmith.runtime.manifest import numpy_type
 from tunesmith.runtime.shapes import ShapeSolver, parse_dim
 
 if TYPE_CHECKING:
@@ -60,18 +61,22 @@ def _one(
     lengths: dict[tuple[int, ...], NDArray[np.int64]],
     bound: int | None,
 ) -> Array:
-    dtype = np.dtype(spec.dtype)
+    dtype = numpy_type(spec.dtype)
     name = spec.name.lower()
     if "mask" in name and len(shape) >= 1 and shape[-1] > 0:
         rows = lengths.setdefault(shape, _lengths(random, shape))
         return np.asarray((np.arange(shape[-1]) < rows[..., None]).astype(dtype))
     if dtype.kind == "b":
         return np.asarray(random.integers(0, 2, shape).astype(bool))
-    if dtype.kind == "f":
+    if "float" in spec.dtype:
         return np.asarray(random.standard_normal(shape).astype(dtype))
     if "position" in name and shape:
         return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
     high = 2 if "type" in name or "segment" in name else bound or ID_BOUND
+    if dtype.kind in "iu":
+        high = min(high, int(np.iinfo(str(dtype)).max) + 1)
+    elif "int" in spec.dtype:  # of four bits, or two
+        high = 1 << int(spec.dtype[-1]) - (not spec.dtype.startswith("u"))
     if high <= 2:
         return np.asarray(random.integers(0, 2, shape).astype(dtype))
     return np.asarray(random.integers(1, high, shape).astype(dtype))

@@ -102,7 +102,7 @@ def legalize(graph: Graph) -> bool:
 
 
 def _is_narrow(node: Node) -> bool:
-    """Whether the meaning of an attention is computed in f32: no mask is added in f16 or bf16."""
+    """Whether an attention is that of f32 but for the types: no mask is added in f16 or bf16."""
     mask = node.operands[3] if len(node.operands) > 3 else None
     added = mask is not None and mask.type.dtype is not DType.bool
     return not added and node.present_operands[0].type.dtype in _NARROW

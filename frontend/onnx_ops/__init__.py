@@ -11,6 +11,8 @@ from .grid import GRID
 from .linear import LINEAR
 from .math import MATH
 from .microsoft import MICROSOFT
+from .microsoft_attention import MICROSOFT_ATTENTION
+from .microsoft_quantized import MICROSOFT_QUANTIZED
 from .movement import MOVEMENT
 from .norm import NORM
 from .places import PLACES
@@ -40,7 +42,7 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
               MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING)),
-        ("com.microsoft", (MICROSOFT,)),
+        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_QUANTIZED)),
     )
     for table in tables
     for name, rules in table.items()
@@ -48,8 +50,7 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
 
 HINTS = {
     ("", "NonMaxSuppression"): "results whose size depends on data are not supported",
-    ("com.microsoft", "Attention"): "export before ONNX Runtime's optimizer packs Q, K and V",
-    ("com.microsoft", "MatMulNBits"): "weights of fewer than 8 bits are not supported yet",
+    ("com.microsoft", "GroupQueryAttention"): "export attention as `Attention` of opset 23",
 }
 
 

@@ -15,6 +15,7 @@ from tunesmith.ir.types import DType
 from ..onnx_call import Call, Result, Rule, Table
 from .broadcast import since_1
 from .building import cast_to
+from .narrow import converted
 
 __all__ = ["MATH"]
 
@@ -95,9 +96,20 @@ def _isinf(call: Call) -> Result:
 
 
 def _cast(call: Call) -> Result:
-    if call.operator == "CastLike":
-        return cast_to(call.x(0), call.dtype(1))
-    return cast_to(call.x(0), call.element("to"))
+    dtype = call.dtype(1) if call.operator == "CastLike" else call.element("to")
+    saturate, rounding = bool(call.integer("saturate", 1)), call.text("round_mode", "up")
+    return converted(call, call.x(0), dtype, saturate=saturate, rounding=rounding)
+
+
+def _bitcast(call: Call) -> Result:
+    x, dtype = call.x(0), call.element("to")
+    if DType.bool in (x.dtype, dtype):  # whose bits are 0 and 1
+        if x.dtype.bytes != dtype.bytes:
+            call.fail(f"the bits of {x.dtype} do not make {dtype}")
+        if dtype is DType.bool:
+            return cast_to(x if x.dtype is dtype else ops.bitcast(x, dtype=DType.u8), dtype)
+        x = cast_to(x, DType.u8)
+    return x if x.dtype is dtype else ops.bitcast(x, dtype=dtype)
 
 
 def _where(call: Call) -> Result:
@@ -106,13 +118,28 @@ def _where(call: Call) -> Result:
 
 def _bitshift(call: Call) -> Result:
     x, y = call.x(0), call.x(1)
-    if x.dtype not in (DType.u8, DType.u16, DType.u32, DType.u64):
-        call.fail(f"shifting signed integers ({x.dtype}) is not supported")
+    if x.dtype.value.startswith("i"):
+        return _signed_shift(call, x, y)
     bits = x.dtype.bytes * 8
     inside = ops.less(y, bits)
     power = ops.pow_(ops.where(inside, x * 0 + 2, 1), ops.where(inside, y, 0))
     shifted = ops.div(x, power) if call.text("direction") == "RIGHT" else x * power
     return ops.where(inside, shifted, 0)
+
+
+def _signed_shift(call: Call, x: Expr, y: Expr) -> Expr:
+    """By arithmetic: the sign is kept; a negative distance, or one beyond the width, is far."""
+    bits = x.dtype.bytes * 8
+    inside = ops.logical_and(ops.greater_equal(y, 0), ops.less(y, bits))
+    if call.text("direction") == "RIGHT":
+        # halves are taken of what is not negative: ~x is -x - 1, and floors become ceilings
+        whole = ops.where(ops.less(x, 0), ops.bitwise_not(x), x)
+        most = ops.logical_and(inside, ops.less(y, bits - 1))
+        power = ops.pow_(ops.where(most, x * 0 + 2, 1), ops.where(most, y, 0))
+        part = ops.where(most, ops.div(whole, power), 0)
+        return ops.where(ops.less(x, 0), ops.bitwise_not(part), part)
+    power = ops.pow_(ops.where(inside, x * 0 + 2, 1), ops.where(inside, y, 0))
+    return ops.where(inside, x * power, 0)
 
 
 def _by(function: Callable[[Expr], Expr]) -> Rule:
@@ -201,6 +228,7 @@ MATH: Table = {
     "BitwiseNot": ((18, unary(ops.bitwise_not)),),
     "BitwiseOr": ((18, binary(ops.bitwise_or)),),
     "BitwiseXor": ((18, binary(ops.bitwise_xor)),),
+    "BitCast": ((26, _bitcast),),
     "Cast": ((6, _cast),),
     "CastLike": ((15, _cast),),
     "Ceil": ((1, _integer_or(ops.ceil)),),

@@ -12,8 +12,9 @@ from tunesmith.ir.types import DType
 
 from ..onnx_call import Call, Result, Rule, Table
 from .attention import from_heads, rotated, to_heads
-from .building import cast_to, permute, reshape_to
+from .building import cast_to, permute, reshape_to, slice_to
 from .linear import multiplied
+from .microsoft_attention import key_mask
 
 __all__ = ["MICROSOFT"]
 
@@ -68,6 +69,24 @@ def _skip_rms_norm(call: Call) -> Result:
     total = _skip(call, 3)
     y: Expr = ops.rms_norm(total, call.x(2), epsilon=call.number("epsilon", 1e-12))
     return [y, y, y, total]
+
+
+def _embed(call: Call) -> Result:
+    """Rows of up to three tables, added and normalized; and how many tokens of a row are real."""
+    ids = call.x(0)
+    total: Expr = ops.gather(call.x(2), ids, axis=0)
+    if call.has(8):
+        total = total + ops.gather(call.x(3), call.x(8), axis=0)
+    else:
+        total = total + slice_to(call.x(3), 0, 0, ids.shape[1])
+    if call.has(1) and call.has(4):
+        total = total + ops.gather(call.x(4), call.x(1), axis=0)
+    y: Expr = ops.layer_norm(total, call.x(5), call.x(6), epsilon=call.number("epsilon", 1e-12))
+    if call.has(7):
+        counts: Expr = ops.reduce_sum(cast_to(call.x(7), DType.i32), axes=(1,))
+    else:
+        counts = ops.full(value=0, shape=ids.shape[:1], dtype=DType.i32)
+    return [y, counts, total]
 
 
 def _fused_matmul(call: Call) -> Result:
@@ -133,14 +152,7 @@ def _multi_head(call: Call) -> Result:
     if not isinstance(size, int):
         call.fail(f"needs a known head size, not {size}")
     scale = call.number("scale", 0.0) or size**-0.5
-    mask: Expr | None = None
-    if call.has(4):
-        keep = call.x(4)
-        if len(keep.shape) != 2:
-            call.fail(f"a key mask {keep.type} is not supported, [batch, keys] is")
-        visible = ops.not_equal(reshape_to(keep, (keep.shape[0], 1, 1, keep.shape[1])), 0)
-        hidden = call.number("mask_filter_value", -10000.0)
-        mask = ops.where(visible, call.scalar_of(0.0, q.dtype), hidden)
+    mask = key_mask(call, 4, q, k.shape[2])
     if call.has(5):
         mask = call.x(5) if mask is None else mask + call.x(5)
     causal = bool(call.integer("unidirectional", 0))
@@ -149,6 +161,7 @@ def _multi_head(call: Call) -> Result:
 
 MICROSOFT: Table = {
     "BiasGelu": ((1, _gelu("none")),),
+    "EmbedLayerNormalization": ((1, _embed),),
     "FastGelu": ((1, _gelu("tanh")),),
     "FusedMatMul": ((1, _fused_matmul),),
     "Gelu": ((1, _gelu("none")),),

@@ -13,8 +13,11 @@ from ..onnx_call import Call, Result, Table
 from .building import cast_to, expand_to, reshape_to
 from .convolution import convolved_integers
 from .linear import integer_product
+from .narrow import converted, limits, widened
 
-__all__ = ["QUANTIZE"]
+__all__ = ["QUANTIZE", "dynamic"]
+
+_FLOATS = (DType.f8e4m3fn, DType.f8e4m3fnuz, DType.f8e5m2, DType.f8e5m2fnuz, DType.f4e2m1)
 
 
 def _along(call: Call, x: Expr, scale: Expr) -> Expr:
@@ -42,27 +45,39 @@ def _is_zero(call: Call, index: int) -> bool:
     if not call.has(index):
         return True
     array = call.tensor(index).array
-    return array is not None and array.size <= 1 << 20 and not np.any(array)
+    if array is None or array.size > 1 << 20:
+        return False
+    return not np.any(array.astype(np.float32) if call.dtype(index).is_stored else array)
 
 
 def _dequantize(call: Call) -> Result:
-    x, scale = call.x(0), call.x(1)
+    x, scale = widened(call, call.x(0)), converted(call, call.x(1), _scale_type(call))
     factor = _along(call, x, scale)
     wanted = call.integer("output_dtype", 0) if call.opset >= 23 else 0
     dtype = call.element("output_dtype") if wanted else scale.dtype
     if _is_zero(call, 2):
         return cast_to(ops.dequantize(x, factor), dtype)
-    zero = cast_to(_along(call, x, call.x(2)), DType.i32)
-    shifted: Expr = cast_to(x, DType.i32) - zero
+    wide = x.dtype if x.dtype.is_float else DType.i32
+    zero = cast_to(_along(call, x, widened(call, call.x(2))), wide)
+    shifted: Expr = cast_to(x, wide) - zero
     return cast_to(ops.dequantize(shifted, factor), dtype)
 
 
-def _quantized(x: Expr, scale: Expr, zero: Expr | None, dtype: DType) -> Expr:
-    limits = np.iinfo(str(dtype.numpy))
+def _scale_type(call: Call) -> DType:
+    """Scales that are only stored, powers of two, count as f32."""
+    return DType.f32 if call.dtype(1).is_stored else call.dtype(1)
+
+
+def _quantized(call: Call, x: Expr, scale: Expr, zero: Expr | None, dtype: DType) -> Expr:
+    if dtype in _FLOATS:
+        if zero is not None:
+            call.fail(f"a zero point of {dtype} that is not zero is not supported")
+        return converted(call, x / scale, dtype, saturate=bool(call.integer("saturate", 1)))
+    low, high = limits(dtype)
     y: Expr = ops.round_(x / scale)
     if zero is not None:
-        y = y + cast_to(zero, y.dtype)
-    return cast_to(ops.clip(y, low=float(limits.min), high=float(limits.max)), dtype)
+        y = y + cast_to(widened(call, zero), y.dtype)
+    return converted(call, ops.clip(y, low=float(low), high=float(high)), dtype)
 
 
 def _quantize(call: Call) -> Result:
@@ -74,17 +89,18 @@ def _quantize(call: Call) -> Result:
     zero = None if _is_zero(call, 2) else _along(call, x, call.x(2))
     if not x.dtype.is_float:
         x = cast_to(x, DType.f32)
-    return _quantized(x, cast_to(_along(call, x, scale), x.dtype), zero, dtype)
+    scale = _along(call, x, converted(call, scale, _scale_type(call)))
+    return _quantized(call, x, cast_to(scale, x.dtype), zero, dtype)
 
 
-def _dynamic(call: Call) -> Result:
-    x = call.x()
+def dynamic(call: Call, x: Expr) -> tuple[Expr, Expr, Expr]:
+    """`x` as u8 by its own range, the scale, and the zero point (ONNX `DynamicQuantizeLinear`)."""
     axes = tuple(range(len(x.shape)))
     high = ops.maximum(ops.reduce_max(x, axes=axes), 0.0)
     low = ops.minimum(ops.reduce_min(x, axes=axes), 0.0)
     scale: Expr = (high - low) / 255.0
     zero: Expr = cast_to(ops.clip(ops.round_(-low / scale), low=0.0, high=255.0), DType.u8)
-    return [_quantized(x, scale, zero, DType.u8), scale, zero]
+    return _quantized(call, x, scale, zero, DType.u8), scale, zero
 
 
 def _column(x: Expr) -> Expr:
@@ -101,7 +117,7 @@ def _qlinear_matmul(call: Call) -> Result:
     one: Expr = call.scalar_of(1.0, DType.f32)
     if exact_div(y_scale.type.size, 1) == 1:
         factor = reshape_to(factor, ()) if factor.type.size == 1 else factor
-    return _quantized(total * factor, one, reshape_to(y_zero, ()), y_zero.dtype)
+    return _quantized(call, total * factor, one, reshape_to(y_zero, ()), y_zero.dtype)
 
 
 def _qlinear_conv(call: Call) -> Result:
@@ -116,12 +132,12 @@ def _qlinear_conv(call: Call) -> Result:
         factor = reshape_to(factor, (*factor.shape, *ones))
     scaled = cast_to(total, DType.f32) * factor
     one = call.scalar_of(1.0, DType.f32)
-    return _quantized(scaled, one, reshape_to(y_zero, ()), y_zero.dtype)
+    return _quantized(call, scaled, one, reshape_to(y_zero, ()), y_zero.dtype)
 
 
 QUANTIZE: Table = {
     "DequantizeLinear": ((10, _dequantize),),
-    "DynamicQuantizeLinear": ((11, _dynamic),),
+    "DynamicQuantizeLinear": ((11, lambda call: dynamic(call, call.x())),),
     "QLinearConv": ((10, _qlinear_conv),),
     "QLinearMatMul": ((10, _qlinear_matmul),),
     "QuantizeLinear": ((10, _quantize),),

@@ -37,7 +37,8 @@ def attention(
     floats are added, bools keep where true. With `causal`, query i sees key j if j <= i + offset.
     `softcap` c > 0 makes scores `c * tanh(score / c)` before the mask. A row with every score -inf
     gives NaN, or with `masked_row` "zero" zeros, as ONNX `Attention` wants. Narrow floats are
-    computed in f32 and rounded once, but for an added mask: its lowest number must swallow a score.
+    computed in f32 and rounded once; scores are rounded once more where a mask was added to them,
+    since its lowest number must swallow a score.
     """
     if masked_row not in ("nan", "zero"):
         raise ValueError(f"`masked_row` cannot be `{masked_row}`: nan or zero")
@@ -46,14 +47,20 @@ def attention(
     _, heads, rows, _ = q.shape
     keys = k.shape[2]
     narrow = q.dtype
-    if narrow in (DType.f16, DType.bf16) and (mask is None or mask.dtype is DType.bool):
+    widened = narrow in (DType.f16, DType.bf16)
+    if widened:
         q, k, v = (cast(x, dtype=DType.f32) for x in (q, k, v))
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
     scores = matmul(q, transpose(k, perm=(0, 1, 3, 2))) * scale
     if softcap:
         scores = tanh(scores / softcap) * softcap
-    if mask is not None:
-        scores = where(mask, scores, -inf) if mask.dtype is DType.bool else scores + mask
+    if mask is not None and mask.dtype is DType.bool:
+        scores = where(mask, scores, -inf)
+    elif mask is not None and widened:
+        added = scores + cast(mask, dtype=DType.f32)
+        scores = cast(cast(added, dtype=narrow), dtype=DType.f32)
+    elif mask is not None:
+        scores = scores + mask
     if causal:
         with_offset = iota(size=rows, dtype=DType.i64)
         if offset != 0:
@@ -66,7 +73,7 @@ def attention(
         hidden = equal(reduce_max(scores, axes=(-1,), keepdims=True), -inf)
         weights = where(hidden, 0.0, weights)
     y = matmul(weights, v)
-    return cast(y, dtype=narrow) if y.dtype is not narrow else y
+    return cast(y, dtype=narrow) if widened else y
 
 
 def _repeat_heads(x: Expr, heads: Dim) -> Expr:

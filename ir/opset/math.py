@@ -6,11 +6,11 @@ from ..ops import OpDef, op
 from ..types import DType, TensorType, broadcast
 
 __all__ = [
-    "abs_", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast", "ceil", "cos",
-    "div", "equal", "erf", "exp", "floor", "greater", "greater_equal", "isinf", "isnan", "less",
-    "less_equal", "log", "logical_and", "logical_not", "logical_or", "logical_xor", "maximum",
-    "minimum", "mod", "mul", "neg", "not_equal", "pow_", "reciprocal", "round_", "rsqrt", "sigmoid",
-    "sign", "sin", "sqrt", "sub", "tanh", "where",
+    "abs_", "add", "bitcast", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast",
+    "ceil", "cos", "div", "equal", "erf", "exp", "floor", "greater", "greater_equal", "isinf",
+    "isnan", "less", "less_equal", "log", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "maximum", "minimum", "mod", "mul", "neg", "not_equal", "pow_", "reciprocal",
+    "round_", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "sub", "tanh", "where",
 ]  # fmt: skip
 
 
@@ -132,4 +132,12 @@ def where(condition: TensorType, x: TensorType, y: TensorType, /) -> TensorType:
 @op("cast", "pure", "elementwise")
 def cast(x: TensorType, /, *, dtype: DType) -> TensorType:
     """Another element type; floats become integers towards zero, numbers bool by `x != 0`."""
+    return x.with_dtype(dtype)
+
+
+@op("bitcast", "pure", "elementwise", "bits")
+def bitcast(x: TensorType, /, *, dtype: DType) -> TensorType:
+    """The same bits as another element type of that size (ONNX `BitCast`)."""
+    if x.dtype.bytes != dtype.bytes or (dtype is DType.bool) != (x.dtype is DType.bool):
+        raise ValueError(f"the bits of {x.dtype} do not make {dtype}")
     return x.with_dtype(dtype)

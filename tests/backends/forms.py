@@ -83,7 +83,7 @@ def _forms(op: str) -> list[Case]:
     if op in known:
         return [replace(case, dtypes=" ".join(dtypes_of(op))) for case in known[op]]
     samples = [case for case in CASES if case.op == op]
-    if op == "cast":  # one for each type of the result
+    if op in ("cast", "bitcast"):  # one for each type of the result
         return [replace(case, inputs="%x: T[R, 0<=Z]") for case in samples]
     if "elementwise" not in OPS[op].traits:
         return []

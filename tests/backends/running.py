@@ -92,7 +92,7 @@ def assert_close(got: Array, want: Array, dtype: DType, what: str = "") -> None:
 def merge(graphs: Sequence[tuple[str, Graph]]) -> Graph:
     """One graph that computes what many do, the names of each behind a prefix.
 
-    bf16 stays inside: inputs and outputs are f32, because NumPy has no bf16 to hand over.
+    bf16 stays inside: inputs and outputs are f32, which feeds and comparisons share.
     """
     builder = Builder(Graph("merged"))
     names, outputs = [], []

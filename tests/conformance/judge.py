@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ml_dtypes
 import numpy as np
 
 from tests.conformance.suite import Array, Value
@@ -56,12 +57,12 @@ def _judge_one(have: Value, want: Value, rtol: float, atol: float) -> tuple[str,
 
 def _compare(have: Array, want: Array, rtol: float, atol: float) -> tuple[str, int]:
     ulp = 0
-    if want.dtype.kind == "f":
-        counted = np.abs(want) > atol
-        ulp = max_ulp(have[counted], want[counted])
-    elif want.dtype.name not in np.sctypeDict:  # of `ml_dtypes`: NumPy cannot compare them
+    if want.dtype.name in vars(ml_dtypes):  # NumPy cannot compare them
         rtol = max(rtol, BFLOAT16_RTOL) if want.dtype.name == "bfloat16" else rtol
         have, want = have.astype(np.float32), want.astype(np.float32)
+    elif want.dtype.kind == "f":
+        counted = np.abs(want) > atol
+        ulp = max_ulp(have[counted], want[counted])
     with np.errstate(all="ignore"):
         off = int(np.count_nonzero(~np.isclose(have, want, rtol, atol, equal_nan=True)))
     return (f"differs at {off} of {want.size} elements" if off else ""), ulp

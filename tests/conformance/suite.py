@@ -10,7 +10,7 @@ import importlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from onnx import (
 )
 
 __all__ = [
-    "Array", "Case", "DataSet", "Listed", "Value", "as_value", "collect", "listed", "measure_core",
-    "names",
+    "TOLERANCES", "Array", "Case", "DataSet", "Listed", "Tolerance", "Value", "as_value", "collect",
+    "listed", "measure_core", "names",
 ]  # fmt: skip
 
 Array = NDArray[np.generic]
@@ -45,6 +45,24 @@ CORE_TYPES = frozenset(
         TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL,
     }
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How near an element must be, if not as near as the suite says, and why."""
+
+    rtol: float
+    atol: float
+    reason: str
+
+
+# Only a case whose expected values the exact answer misses may be here, and every engine is held
+# to the same: `test_conformance.py` computes these answers in f64, and refuses what needs no entry.
+TOLERANCES = {
+    "test_dft_inverse_opset19": Tolerance(
+        1e-3, 1e-6, "the values of ten elements are rounding noise of 1.9e-7 where zero is exact"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +117,9 @@ def collect(wanted: Iterable[str] | None = None) -> dict[str, Case]:
         modules = {row.source.partition("/")[2] for row in rows if row.source.startswith("node/")}
         found = {**_node_cases(modules), **_disk_cases(chosen)}
         found = {name: case for name, case in found.items() if name in chosen}
+    for name in found.keys() & TOLERANCES.keys():
+        held = TOLERANCES[name]
+        found[name] = replace(found[name], rtol=held.rtol, atol=held.atol)
     place = {case.name: number for number, case in enumerate(listed())}
     return dict(sorted(found.items(), key=lambda item: place.get(item[0], len(place))))
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import ModelProto
@@ -94,6 +95,17 @@ def _print() -> list[Value]:
 def test_columns(act: Callable[[], list[Value]], column: str, reason: str) -> None:
     rows = list(run_cases(_cases("a"), Scripted(act), deadline=0.5))
     assert [(row.name, row.column, row.reason) for row in rows] == [("a", column, reason)]
+
+
+def test_bfloat16_is_held_to_two_units() -> None:
+    narrow = ml_dtypes.bfloat16
+    one = np.ones(3, narrow)
+    assert judge([one * narrow(1 + 2**-7)], [one], 1e-3, 1e-7)[0] == ""
+    assert (
+        judge([one * narrow(1 + 2**-5)], [one], 1e-3, 1e-7)[0]
+        == "output 0 differs at 3 of 3 elements"
+    )
+    assert judge([f(1)], [np.ones(1, narrow)], 1e-3, 1e-7)[0]
 
 
 def test_a_refusal_is_no_error() -> None:

@@ -88,6 +88,8 @@ CASES: list[Case] = [
     Case("%c: bool[S, 1], %x: T[S, 3], %y: T[1, 3]", "where(%c, %x, %y)", ALL),
     *(Case("%x: T[S, 3]", f"cast(%x) {{dtype = {d}}}", "f32 i64 bool f16 bf16", {"x": (1, 9)})
       for d in ALL.split()),
+    Case("%x: T[S, 3]", "bitcast(%x) {dtype = u32}", "i32 u32"),
+    Case("%x: T[S, 3]", "bitcast(%x) {dtype = i8}", "u8"),
     Case("%x: T[S]", "constant() {value = f32[2, 2] [1.5, -2.0, inf, nan]}"),
     Case("%x: T[S]", "full() {value = 3, shape = [S, 2], dtype = T}", ALL),
     Case("%x: T[S]", "full() {value = 3, shape = [], dtype = T}", ALL),

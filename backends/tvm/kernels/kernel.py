@@ -77,7 +77,7 @@ class WeightUse:
             return self.layout.pack(self.constant.array)
         if self.knobs is None:
             flat = np.asarray(self.constant.array, order="C").reshape(-1)
-            return flat.view(np.uint16) if self.constant.type.dtype is DType.bf16 else flat
+            return flat.view(TVM_DTYPE[self.constant.type.dtype])
         return pack_weight(self.constant.array, self.knobs)
 
 

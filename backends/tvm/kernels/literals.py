@@ -15,13 +15,14 @@ TVM_DTYPE = {
     DType.i8: "int8", DType.i16: "int16", DType.i32: "int32", DType.i64: "int64",
     DType.u8: "uint8", DType.u16: "uint16", DType.u32: "uint32", DType.u64: "uint64",
     DType.bool: "bool",
-}  # fmt: skip
+} | {dtype: "uint8" for dtype in DType if dtype.is_stored}  # fmt: skip
 
 
 def immediate(value: bool | int | float, dtype: DType) -> Prim:
     """A constant of an element type."""
-    if dtype is DType.bf16:
-        return tirx.const(int(np.asarray(value).astype(dtype.numpy).view(np.uint16)), "uint16")
+    if dtype is DType.bf16 or dtype.is_stored:
+        name = TVM_DTYPE[dtype]
+        return tirx.const(int(np.asarray(value).astype(dtype.numpy).view(name)), name)
     if dtype.is_float:
         if not np.isfinite(value):
             wide = tirx.const(float(value), "float32" if dtype is not DType.f64 else "float64")

@@ -214,6 +214,14 @@ def _cast(xs: Sequence[Prim], types: Sequence[DType], attrs: Mapping[str, Attrib
     return cast_to(xs[0], types[0], dtype)
 
 
+def _bitcast(xs: Sequence[Prim], types: Sequence[DType], attrs: Mapping[str, Attribute]) -> Prim:
+    dtype = attrs["dtype"]
+    assert isinstance(dtype, DType)
+    if TVM_DTYPE[dtype] == TVM_DTYPE[types[0]]:
+        return xs[0]
+    return T.reinterpret(TVM_DTYPE[dtype], held(xs[0]))
+
+
 def _isinf(xs: Sequence[Prim], types: Sequence[DType], _: Mapping[str, Attribute]) -> Prim:
     high, low = (immediate(float(limit), types[0]) for limit in ("inf", "-inf"))
     return tirx.any(tirx.EQ(xs[0], high), tirx.EQ(xs[0], low))
@@ -269,6 +277,7 @@ SCALAR_RULES: dict[str, Rule] = {
     "logical_and": _pair(tirx.And),
     "logical_or": _pair(tirx.Or),
     "cast": _cast,
+    "bitcast": _bitcast,
     "bitwise_not": lambda xs, types, _: tirx.bitwise_not(xs[0]),
     "bitwise_and": _pair(tirx.bitwise_and),
     "bitwise_or": _pair(tirx.bitwise_or),
