@@ -11,6 +11,7 @@ from tunesmith.ir.ops import Attribute, OpDef
 from tunesmith.ir.types import Shape, TensorType
 from tunesmith.ir.types import broadcast as common_shape
 
+from .onnx_origin import Origins
 from .onnx_shapes import Facts
 
 __all__ = ["ImportBuilder"]
@@ -26,6 +27,7 @@ class ImportBuilder(Builder):
     def __init__(self, graph: Graph, facts: Facts) -> None:
         super().__init__(graph)
         self.facts = facts
+        self.origins = Origins(graph)
 
     def emit_values(
         self, op: OpDef, operands: Sequence[Value | None], attributes: Mapping[str, Attribute]

@@ -58,6 +58,12 @@ Dim = Annotated[
         "--dim", metavar="NAME=1..8", help="The bounds, or the value, of a symbol; repeatable."
     ),
 ]
+Value = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--value", metavar="NAME=[1,2]", help="The elements of an input, fixed; repeatable."
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="Threads; all cores if not given.")
 ]
@@ -101,6 +107,7 @@ def _compile(
     target: TargetName = "host",
     shape: Shape = None,
     dim: Dim = None,
+    value: Value = None,
     level: Level = 2,
     threads: Threads = None,
     verify: Annotated[
@@ -116,7 +123,8 @@ def _compile(
     """Compile a model to one file that runs on its own."""
     from tunesmith.cli_compile import compile_command
 
-    compile_command(model, output, target, shape or [], dim or [], level, threads, verify, json)
+    compile_command(model, output, target, shape or [], dim or [], value or [], level, threads,
+                    verify, json)  # fmt: skip
 
 
 @app.command("run")
@@ -220,6 +228,7 @@ def _opt(
     target: TargetName = "host",
     shape: Shape = None,
     dim: Dim = None,
+    value: Value = None,
     print_after_all: Annotated[
         bool, typer.Option("--print-after-all", help="Print after each pass.")
     ] = False,
@@ -250,6 +259,7 @@ def _opt(
         model,
         Options(
             pipeline=pipeline, level=level, target=target, shapes=shape or [], dims=dim or [],
+            values=value or [],
             print_after_all=print_after_all, print_after_change=print_after_change,
             dump_dir=dump_dir, check_each=check_each.value if check_each else None, time=time,
             stats=stats, stop_after=stop_after, emit=emit.value, output=output,

@@ -11,6 +11,7 @@ from tunesmith.cli_values import (
     check_output,
     parse_dims,
     parse_shapes,
+    parse_values,
     read_npz,
     write_json,
     write_npz,
@@ -39,6 +40,7 @@ def compile_command(
     target: str,
     shapes: Sequence[str],
     dims: Sequence[str],
+    values: Sequence[str],
     level: int,
     threads: int | None,
     verify: bool | None,
@@ -46,6 +48,7 @@ def compile_command(
 ) -> None:
     """Compile `model`, save it, and print the summary."""
     wanted_shapes, wanted_dims = parse_shapes(shapes), parse_dims(dims)
+    wanted_values = parse_values(values)
     require_file(model)
     path = output or Path(f"{model.stem}.tsm")
     check_output(path, model)
@@ -56,7 +59,8 @@ def compile_command(
     with Progress(f"compile {model.name}") as progress:
         artifact = compile_model(
             model, target=target, preset=f"O{level}", shapes=wanted_shapes or None,
-            dims=wanted_dims or None, threads=threads, progress=progress,
+            dims=wanted_dims or None, values=wanted_values or None, threads=threads,
+            progress=progress,
             verify=target == "host" if verify is None else verify,
         )  # fmt: skip
         progress("save")

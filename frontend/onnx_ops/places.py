@@ -66,9 +66,10 @@ def _tensor_scatter(call: Call) -> Result:
 
 def _compress(call: Call) -> Result:
     x = call.x()
-    array = call.tensor(1).array
+    flags = call.settled(call.tensor(1))
+    array = flags.array
     if array is None:
-        call.fail("the size of its result depends on data, which is not supported")
+        call.undecided("the size of its result depends on data, which is not supported", flags)
     if "axis" not in call.attributes:
         x, axis = reshape_to(x, (x.type.size,)), 0
     else:

@@ -72,10 +72,7 @@ def _chosen(call: Call) -> list[int]:
 
 
 def _factors(call: Call, index: int) -> list[float]:
-    content = call.known(index)
-    if content is None:
-        call.fail("its factors depend on data, which is not supported")
-    items = content.reshape(-1).tolist()
+    items = call.elements(index, "list of factors").reshape(-1).tolist()
     if not all(isinstance(item, int | float) and item > 0 for item in items):
         call.fail("its factors depend on the sizes of the inputs, or are not positive",
                   hint="fix these sizes with `shapes` or `dims`")  # fmt: skip
@@ -85,9 +82,9 @@ def _factors(call: Call, index: int) -> list[float]:
 def _axes(call: Call, places: list[int], coordinates: str) -> list[Axis]:
     regions = [(0.0, 1.0)] * len(places)
     if coordinates == "tf_crop_and_resize":
-        content = call.known(1)
-        if content is None or content.size != 2 * len(places):
-            call.fail("its region of interest depends on data, or does not fit its axes")
+        content = call.elements(1, "region of interest")
+        if content.size != 2 * len(places):
+            call.fail(f"its region of interest has {content.size} elements, not {2 * len(places)}")
         flat = [float(np.float32(item)) for item in content.reshape(-1).tolist()]
         regions = list(zip(flat[: len(places)], flat[len(places) :], strict=True))
     if call.has(2) and call.shape(2) != (0,):

@@ -84,13 +84,7 @@ def _constant_of_shape(call: Call) -> Result:
 
 def _range(call: Call) -> Result:
     dtype = call.dtype()
-    items = [call.known(i) for i in range(3)]
-    if any(item is None for item in items):
-        call.fail(
-            "its length depends on data, which is not supported",
-            hint="lengths must follow from constants and the sizes of the inputs",
-        )
-    start, limit, delta = (item.reshape(-1)[0] for item in items if item is not None)
+    start, limit, delta = (call.elements(i, "length").reshape(-1)[0] for i in range(3))
     if isinstance(delta, DimExpr) or delta == 0:
         call.fail("its step is not a known number")
     length = _length(call, start, limit, delta)
@@ -137,10 +131,14 @@ def _eye_like(call: Call) -> Result:
 def _trilu(call: Call) -> Result:
     x = call.x()
     rows, columns = x.shape[-2:]
-    offset = call.sizes(1, "diagonal")[0] if call.has(1) else 0
+    offset: Dim | None = 0
+    if call.has(1):
+        offset = call.sizes(1, "diagonal")[0] if call.known(1) is not None else None
     row = reshape_to(ops.iota(size=rows, dtype=DType.i64), (rows, 1))
     column = reshape_to(ops.iota(size=columns, dtype=DType.i64), (1, columns))
-    if isinstance(offset, DimExpr):
+    if offset is None:
+        row = row + reshape_to(cast_to(call.x(1), DType.i64), ())
+    elif isinstance(offset, DimExpr):
         row = row + ops.dim_value(size=offset, dtype=DType.i64)
     elif offset:
         row = row + offset

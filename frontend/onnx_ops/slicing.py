@@ -181,16 +181,17 @@ def _pad_attributes(call: Call) -> Result:
 
 
 def _pad(call: Call) -> Result:
-    value: bool | int | float | None = 0.0
+    value: float | Expr = 0.0
     if call.has(2):
-        value = call.scalar(2)
-        if value is None:
-            call.fail("the value it pads with depends on data, which is not supported")
+        known = call.scalar(2)
+        value = reshape_to(call.x(2), ()) if known is None else known
     axes = call.integers(3, "list of axes") if call.has(3) else None
-    return _padded(call, call.integers(1, "amount of padding"), value or 0.0, axes)
+    return _padded(call, call.integers(1, "amount of padding"), value, axes)
 
 
-def _padded(call: Call, pads: tuple[int, ...], value: float, axes: tuple[int, ...] | None) -> Expr:
+def _padded(
+    call: Call, pads: tuple[int, ...], value: float | Expr, axes: tuple[int, ...] | None
+) -> Expr:
     x = call.x()
     rank = len(x.shape)
     chosen = [call.axis(a, rank) for a in axes] if axes is not None else list(range(rank))
@@ -204,7 +205,11 @@ def _padded(call: Call, pads: tuple[int, ...], value: float, axes: tuple[int, ..
     mode = call.text("mode", "constant")
     if mode == "constant":
         _check_budget(call, x, low, high)
-        return ops.pad(x, low=tuple(low), high=tuple(high), value=float(value))
+        ends = {"low": tuple(low), "high": tuple(high)}
+        if isinstance(value, float | int):
+            return ops.pad(x, **ends, value=float(value))
+        inside = ops.pad(ops.full(value=True, shape=x.shape, dtype=DType.bool), **ends, value=0.0)
+        return ops.where(inside, ops.pad(x, **ends, value=0.0), value)
     for axis in range(rank):
         if low[axis] or high[axis]:
             x = _mirrored(call, x, axis, low[axis], high[axis], mode)
