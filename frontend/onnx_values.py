@@ -40,6 +40,8 @@ def as_value(name: str, given: ArrayLike, dtype: DType) -> NDArray[np.generic]:
     with np.errstate(all="ignore"):
         found = np.asarray(array.astype(dtype.numpy), order="C")
     kept = array == found.astype(array.dtype)
+    if array.dtype.kind != "b" and found.dtype.kind != "b":
+        kept &= np.less(array, 0) == np.less(found, 0)  # 2**63 comes back, by way of -2**63
     if array.dtype.kind == "f":
         kept |= np.isnan(array) & dtype.is_float
     # a literal such as 0.1 is a double: in a float of any width it is what it was meant to be

@@ -91,7 +91,10 @@ def _axes(call: Call, places: list[int], coordinates: str) -> list[Axis]:
         factors = _factors(call, 2)
         if len(factors) != len(places):
             call.fail(f"{len(factors)} factors do not fit {len(places)} axes")
-        return _by_factors(call, factors, places, regions)
+        found = _by_factors(call, factors, places, regions)
+        if coordinates == "align_corners":
+            _check_corners(call, found)
+        return found
     sizes = call.sizes(3, "list of sizes")
     if len(sizes) != len(places):
         call.fail(f"{len(sizes)} sizes do not fit {len(places)} axes")
@@ -103,6 +106,21 @@ def _axes(call: Call, places: list[int], coordinates: str) -> list[Axis]:
         size = call.shape()[place]
         found.append(Axis(place, size, out, _quotient(out, size), region))
     return found
+
+
+def _check_corners(call: Call, axes: list[Axis]) -> None:
+    """The text of ONNX takes the distance of corners from the size, its tests from size x factor.
+
+    ONNX Runtime and PyTorch do as the text says; where the two differ, neither is right.
+    """
+    for axis in axes:
+        if isinstance(axis.size, int) and isinstance(axis.out, int) and axis.factor is not None:
+            off = abs(axis.size * axis.factor - axis.out)
+            if off > 1e-4 * max(axis.out, 1):
+                call.fail(
+                    f"corners cannot be aligned: {axis.size} x {axis.factor:g} is no whole size",
+                    hint="export it with sizes instead of factors",
+                )
 
 
 def _quotient(out: Dim, size: Dim) -> float | None:
