@@ -13,6 +13,7 @@ from onnx import AttributeProto
 from tunesmith.ir.diagnostics import FrontendError, Location, UndecidedError
 from tunesmith.ir.dims import Dim, DimExpr
 from tunesmith.ir.ops import Expr
+from tunesmith.ir.opset import cast, reshape, slice_
 from tunesmith.ir.types import DType, Shape, TensorType
 
 from .limits import LIMITS
@@ -175,6 +176,22 @@ class Call:
             if not isinstance(item, int | DimExpr) or isinstance(item, bool):
                 self.fail(f"its {what} holds {item}, which is not a size")
         return tuple(flat)
+
+    def counts(self, index: int, what: str, most: Dim | None = None) -> tuple[Dim, ...]:
+        """The elements of an operand of sizes, none below 0 or above `most`: data may decide them.
+
+        Those that are not known become symbols that data binds; what does not fit fails to run.
+        """
+        tensor = self.settled(self.tensor(index))
+        if tensor.content is not None or not tensor.type.is_static:
+            return self.sizes(index, what)
+        flat = cast(reshape(tensor.expr, shape=(tensor.type.size,)), dtype=DType.i64)
+        found: list[Dim] = []
+        for place in range(int(str(tensor.type.size))):
+            part = slice_(flat, axis=0, start=place, stop=place + 1)
+            one = self.builder.bind_checked(reshape(part, shape=()), most, f"n_{self.outputs[0]}")
+            found.append(one)
+        return tuple(found)
 
     def integers(self, index: int, what: str) -> tuple[int, ...]:
         """The elements of an operand, as numbers."""

@@ -17,6 +17,7 @@ from tunesmith.frontend.onnx_values import as_value
 from tunesmith.ir.diagnostics import FrontendError
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Node, Value
+from tunesmith.ir.symbols import data_symbols
 from tunesmith.ir.work import flops
 from tunesmith.passes.base import Note, PassContext
 from tunesmith.passes.pipeline import Pipeline
@@ -202,7 +203,8 @@ def _interface(
         replace(spec(name, v), rows=None)
         for name, v in zip(graph.output_names, graph.outputs, strict=True)
     )
-    symbols = tuple(SymbolSpec(s.name, s.low, s.high or None) for s in graph.symbols().values())
+    named = {**graph.symbols(), **data_symbols(graph)}
+    symbols = tuple(SymbolSpec(s.name, s.low, s.high or None) for s in named.values())
     return inputs, outputs, symbols
 
 

@@ -6,6 +6,7 @@ from ..onnx_call import Call, Result, Rule, Table
 from .activation import ACTIVATION
 from .attention import ATTENTION
 from .convolution import CONVOLUTION
+from .data_sizes import DATA_SIZES
 from .deconvolution import DECONVOLUTION
 from .grid import GRID
 from .linear import LINEAR
@@ -37,8 +38,8 @@ CONTROL: Table = {"If": ((1, _held),), "Loop": ((1, _held),), "Scan": ((8, _held
 RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
-        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
-              MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
+        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DATA_SIZES, DECONVOLUTION, GRID,
+              LINEAR, MATH, MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING)),
         ("com.microsoft", (MICROSOFT,)),
     )
@@ -47,7 +48,6 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
 }  # fmt: skip
 
 HINTS = {
-    ("", "NonMaxSuppression"): "results whose size depends on data are not supported",
     ("com.microsoft", "Attention"): "export before ONNX Runtime's optimizer packs Q, K and V",
     ("com.microsoft", "MatMulNBits"): "weights of fewer than 8 bits are not supported yet",
 }

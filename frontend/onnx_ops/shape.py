@@ -20,7 +20,8 @@ from ..onnx_call import Call, Result, Table, constant_tensor
 from ..onnx_content import of_items
 from ..onnx_shapes import at_least
 from ..onnx_tensors import read_tensor
-from .building import cast_to, expand_to, reshape_to
+from .building import cast_to, reshape_to
+from .data_sizes import numbers_from
 
 __all__ = ["SHAPE"]
 
@@ -59,7 +60,7 @@ def _constant(call: Call) -> Result:
 
 
 def _constant_of_shape(call: Call) -> Result:
-    shape = call.sizes(0, "shape")
+    shape = call.counts(0, "shape")
     value = call.array("value")
     filled = np.zeros(1, np.float32) if value is None else value
     if filled.size != 1:
@@ -84,7 +85,10 @@ def _constant_of_shape(call: Call) -> Result:
 
 def _range(call: Call) -> Result:
     dtype = call.dtype()
-    start, limit, delta = (call.elements(i, "length").reshape(-1)[0] for i in range(3))
+    items = [call.settled(call.tensor(i)).content for i in range(3)]
+    if any(item is None for item in items):
+        return numbers_from(call, *(reshape_to(call.x(i), ()) for i in range(3)))
+    start, limit, delta = (item.reshape(-1)[0] for item in items if item is not None)
     if isinstance(delta, DimExpr) or delta == 0:
         call.fail("its step is not a known number")
     length = _length(call, start, limit, delta)
@@ -148,7 +152,7 @@ def _trilu(call: Call) -> Result:
 
 def _one_hot(call: Call) -> Result:
     indices, values = call.x(0), call.x(2)
-    depth = call.sizes(1, "depth")[0]
+    depth = call.counts(1, "depth")[0]
     axis = call.integer("axis", -1)
     rank = len(indices.shape) + 1
     axis = call.axis(axis, rank)
@@ -163,23 +167,10 @@ def _one_hot(call: Call) -> Result:
     return ops.where(hot, on, off)
 
 
-def _non_zero(call: Call) -> Result:
-    """Places of what is not zero: only of a tensor that is all ones, an old spelling of a range."""
-    node = call.x().value.producer
-    if node is None or node.op is not ops.full or not node.attributes["value"]:
-        call.fail("the size of its result depends on data, which is not supported")
-    shape = call.shape()
-    if len(shape) != 1:
-        call.fail("of a constant, it is supported on one axis only")
-    line = ops.iota(size=shape[0], dtype=DType.i64)
-    return expand_to(reshape_to(line, (1, shape[0])), (1, shape[0]))
-
-
 SHAPE: Table = {
     "Constant": ((1, _constant),),
     "ConstantOfShape": ((9, _constant_of_shape),),
     "EyeLike": ((9, _eye_like),),
-    "NonZero": ((9, _non_zero),),
     "OneHot": ((9, _one_hot),),
     "Range": ((11, _range),),
     "Shape": ((1, _shape),),
