@@ -150,6 +150,13 @@ class Manifest:
     report: dict[str, Json] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    @property
+    def given(self) -> tuple[SymbolSpec, ...]:
+        """The symbols that shapes of inputs tell; data decides the others while the model runs."""
+        dims = (parse_dim(d) for t in self.inputs for d in t.dims if isinstance(d, str))
+        names = {name for size in dims for name in size.symbols}
+        return tuple(symbol for symbol in self.symbols if symbol.name in names)
+
     def to_json(self) -> str:
         """The canonical text: the same manifest is always the same bytes."""
         try:

@@ -80,12 +80,8 @@ def _compress(call: Call) -> Result:
     length, size = call.tensor(1).type.size, x.shape[axis]
     if at_least(size, length) is False:
         call.fail(f"{length} flags do not fit an axis of {size}")
-    if at_least(size, length) is None:
-        why = f"{call.location} has a flag for each element"
-        try:
-            call.builder.facts.require(size, length, why)
-        except ValueError:  # both are open
-            call.builder.facts.equate(size, length, why)
+    if at_least(size, length) is None:  # more flags than elements fail to run
+        ops.bind_size(ops.maximum(_value(length), _value(size)), size=size)
     array = call.settled(call.tensor(1)).array
     if array is not None:
         kept = np.flatnonzero(array.reshape(-1)).astype(np.int64)
