@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tunesmith.ir.builder import Builder
+from tunesmith.ir.diagnostics import FrontendError, UndecidedError
 from tunesmith.ir.dims import Dim, bounds
 from tunesmith.ir.graph import Graph, Value
 from tunesmith.ir.ops import Attribute, Expr, OpDef
@@ -29,6 +30,7 @@ class ImportBuilder(Builder):
         super().__init__(graph)
         self.facts = facts
         self.origins = Origins(graph)
+        self._chosen: list[Value] = []
         self._counted: dict[str, int] = {}  # how many sizes from data have a name like this
 
     def emit_values(
@@ -42,8 +44,13 @@ class ImportBuilder(Builder):
             pass  # inference says it better
         return super().emit_values(op, operands, attributes)
 
-    def bind(self, count: Expr, most: Dim | None, hint: str) -> Dim:
-        """A size that is known at run time, `count`, from 0 up to `most`; it is never outside."""
+    def bind(self, count: Expr, most: Dim | None, hint: str, *, chosen: bool = False) -> Dim:
+        """A size that is known at run time, `count`, from 0 up to `most`; it is never outside.
+
+        It is `chosen` if it follows from an operand of sizes, which a caller might fix instead.
+        """
+        if chosen:
+            self._chosen.append(count.value)
         high = None if most is None else bounds(most)[1]
         if high == 0:
             return 0
@@ -58,9 +65,18 @@ class ImportBuilder(Builder):
         held = maximum(count, 0)
         if most is not None:
             held = minimum(held, dim_value(size=most, dtype=DType.i64))
-        size = self.bind(held, most, hint)
+        size = self.bind(held, most, hint, chosen=True)
         bind_size(count, size=size)
         return size
+
+    def undecided(self, error: FrontendError) -> FrontendError:
+        """The same error; where sizes were left to data, with the inputs to fix them by."""
+        inputs = self.origins.inputs_of(self._chosen)
+        if not inputs or isinstance(error, UndecidedError):
+            return error
+        hint = f"fixing the values of {', '.join(f'`{name}`' for name in inputs)} may help"
+        hint = f"{error.hint}; {hint}" if error.hint else hint
+        return UndecidedError(error.message, inputs, where=error.where, hint=hint)
 
     def equate(self, a: Dim, b: Dim) -> None:
         """Make two sizes one; `ValueError` if they are not."""

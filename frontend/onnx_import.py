@@ -70,10 +70,13 @@ def _import(
     _collect_unsupported(model)
     declared = declare_inputs(model.graph, shapes, dims, values)
     for _ in range(LIMITS.facts):
+        importer = _Importer(model, declared, weights)
         try:
-            graph = _Importer(model, declared, weights).run()
+            graph = importer.run()
         except Learned:
             continue
+        except FrontendError as error:
+            raise importer.builder.undecided(error) from error
         for note in declared.facts.notes:
             LOG.info("%s", note)
         return graph

@@ -184,6 +184,32 @@ def numbers_from(call: Call, start: Expr, limit: Expr, delta: Expr) -> Expr:
     return line * expand_to(delta, line.shape) + start
 
 
+def sliced_by_data(call: Call, axes: tuple[int, ...], steps: tuple[int, ...]) -> Expr:
+    """Slices whose ends depend on data: held to the axis as ONNX does, so any number is right."""
+    x = call.x()
+    normal = [call.axis(axis, len(x.shape)) for axis in axes]
+    if len(set(normal)) != len(normal) or len(steps) != len(normal) or 0 in steps:
+        call.fail(f"its axes {list(axes)} and steps {list(steps)} name one twice, or go nowhere")
+    count = call.tensor(1).type.size
+    starts, stops = (cast_to(reshape_to(call.x(i), (count,)), I64) for i in (1, 2))
+    for place, (axis, step) in enumerate(zip(normal, steps, strict=True)):
+        size = _value(x.shape[axis])
+        low, high = (0, size) if step > 0 else (-1, size - 1)
+
+        def end(ends: Expr, low: int, high: Expr, size: Expr = size, place: int = place) -> Expr:
+            value = index_axis(ends, 0, place)
+            value = ops.where(ops.less(value, 0), value + size, value)
+            return ops.minimum(ops.maximum(value, low), high)
+
+        first, last = end(starts, 0, high), end(stops, low, high)
+        span = ops.maximum(last - first if step > 0 else first - last, 0)
+        length = (span + (abs(step) - 1)) / abs(step)
+        found = call.builder.bind(length, x.shape[axis], _hint(call), chosen=True)
+        places = ops.iota(size=found, dtype=I64) * step + first
+        x = ops.gather(x, places, axis=axis)
+    return x
+
+
 DATA_SIZES: Table = {
     "Compress": ((9, _compress),),
     "NonMaxSuppression": ((10, _suppression),),

@@ -16,6 +16,7 @@ from ..limits import LIMITS
 from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least, text_of
 from .building import expand_to, index_axis, reshape_to, slice_to
+from .data_sizes import sliced_by_data
 
 __all__ = ["SLICING"]
 
@@ -99,10 +100,15 @@ def _slice_attributes(call: Call) -> Result:
 
 
 def _slice(call: Call) -> Result:
-    starts, stops = call.sizes(1, "start"), call.sizes(2, "end")
-    axes = call.integers(3, "list of axes") if call.has(3) else tuple(range(len(starts)))
-    steps = call.integers(4, "step") if call.has(4) else (1,) * len(starts)
-    return _slice_all(call, starts, stops, axes, steps)
+    ends = [call.settled(call.tensor(i)) for i in (1, 2)]
+    count = ends[0].type.size
+    if not isinstance(count, int) or ends[1].type.size != count:
+        call.fail(f"its starts {ends[0].type} and its ends {ends[1].type} are not equally many")
+    axes = call.integers(3, "list of axes") if call.has(3) else tuple(range(count))
+    steps = call.integers(4, "step") if call.has(4) else (1,) * count
+    if any(end.content is None for end in ends):
+        return sliced_by_data(call, axes, steps)
+    return _slice_all(call, call.sizes(1, "start"), call.sizes(2, "end"), axes, steps)
 
 
 def _check_places(call: Call, index: int, size: Dim) -> None:

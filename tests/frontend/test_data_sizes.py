@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tunesmith.frontend import import_model
-from tunesmith.ir.diagnostics import FrontendError
+from tunesmith.ir.diagnostics import FrontendError, UndecidedError
 from tunesmith.ir.interpreter import evaluate
 from tunesmith.ir.symbols import data_symbols
 from tunesmith.ir.verifier import verify
@@ -130,6 +130,31 @@ def test_shapes_and_depths() -> None:
         assert data_symbols(check(*one("ConstantOfShape", [np.array(shape)])))
     proto, live = one("OneHot", [np.array([[1, 4], [-1, 9]]), np.array([5]), floats(0, 1)], axis=1)
     check(proto, live)
+
+
+@pytest.mark.parametrize("step", [1, 2, -1, -3])
+@pytest.mark.parametrize("ends", [(0, 4), (1, -1), (-3, 99), (4, 2), (-1, -99), (9, 0), (5, 5)])
+def test_slices_between_places_of_data(ends: tuple[int, int], step: int) -> None:
+    x = sparse(3, 7)
+    first, last = (np.array([end]) for end in ends)
+    axes, steps = np.array([1]), np.array([step])
+    agree("Slice", [x, first, last, axes, steps], constants=[3, 4])
+    agree("Slice", [x, first, last, axes, steps], constants=[1, 3, 4])
+    many = [np.array([0, ends[0]]), np.array([2, ends[1]])]
+    graph = check(*one("Slice", [x, *many]))
+    assert len(data_symbols(graph)) == 2
+
+
+def test_what_needs_a_size_names_the_inputs_that_would_fix_it() -> None:
+    """The ends are left to data; a determinant needs the size, and fixing the ends gives it."""
+    nodes = [node("Slice", ["x", "start", "ends"], ["part"]), node("Det", ["part"], ["y"])]
+    proto = model(nodes, {"x": (F32, [8, 8]), "ends": (I64, [2])}, {"y": F32},
+                  {"start": np.array([0, 0])})  # fmt: skip
+    declare(proto, [np.zeros((), np.float32)])
+    with pytest.raises(UndecidedError, match="fixing the values of `ends` may help") as caught:
+        import_model(proto)
+    assert caught.value.inputs == ("ends",)
+    assert not data_symbols(import_model(proto, values={"ends": [3, 3]}))
 
 
 def test_a_size_that_data_decides_is_a_size_like_any_other() -> None:

@@ -132,7 +132,7 @@ CASES: list[Case] = [
     Case("%x: T[]", "bind_size(%x) {size = 0<=K}", "i64", {"x": (0, 9)}),
     Case("%x: T[S]", "true_places(%x)", "bool"),
     Case("%x: T[B, 1, 4], %s: T[B, 1], %m: i64[], %o: T[], %l: T[]",
-         "suppress(%x, %s, %m, %o, %l)"),
+         "suppress(%x, %s, %m, %o, %l)", "f32", {"m": (0, 5), "o": (0.1, 0.9)}),
     Case("%x: T[B, S, 4], %y: T[4, 3]", "matmul(%x, %y)", NUMBERS),
     Case("%x: T[B, 1, S, 4], %y: T[3, 4, S]", "matmul(%x, %y)"),
     Case("%x: T[B, 4, 9, S], %w: T[6, 2, 3, 3], %b: T[6]",
