@@ -66,7 +66,7 @@ figures: $(VENV)/.test
 	$(BIN)/python -m benchmarks.spine
 
 # `make conformance UPDATE=1` also writes anew which cases are known not to pass.
-ENGINES ?= tunesmith,onnxruntime,onnxruntime-unreleased
+ENGINES ?= tunesmith,tunesmith-ahead,onnxruntime,onnxruntime-unreleased
 conformance: $(VENV)/.test
 	$(BIN)/python -m tests.conformance --engines $(ENGINES) --jobs $(JOBS) --write \
 	  $(if $(UPDATE),--update)

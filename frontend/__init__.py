@@ -12,6 +12,7 @@ from tunesmith.ir.graph import Graph
 if typing.TYPE_CHECKING:
     import onnx
     import torch
+    from numpy.typing import ArrayLike
 
 __all__ = ["Source", "import_model", "import_torch", "is_program", "open_program"]
 
@@ -21,21 +22,27 @@ Source: typing.TypeAlias = "str | Path | onnx.ModelProto | torch.export.Exported
 
 
 def import_model(
-    source: Source, *, shapes: Shapes | None = None, dims: Dims | None = None
+    source: Source,
+    *,
+    shapes: Shapes | None = None,
+    dims: Dims | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
 ) -> Graph:
     """Read a model: an `.onnx` or `.pt2` file, an object of ONNX or PyTorch, or `.nir` text.
 
     `shapes` fixes the shape of an input, `dims` a named size (`batch=1`) or its bounds
-    (`batch=(1, 8)`). A graph is handed back as it is.
+    (`batch=(1, 8)`). `values` fixes the elements of an input: they are then known, and decide
+    sizes as constants do; the input stays in the graph, without a use. A graph is handed back as
+    it is.
     """
     if isinstance(source, Graph):
-        if shapes or dims:
-            raise FrontendError("`shapes` and `dims` apply to a file, not to a graph")
+        if shapes or dims or values:
+            raise FrontendError("`shapes`, `dims` and `values` apply to a file, not to a graph")
         return source
     if isinstance(source, str | Path):
         path = Path(source)
         if path.suffix == ".nir":
-            return _read_text(path, bool(shapes or dims))
+            return _read_text(path, bool(shapes or dims or values))
         if path.suffix in (".pt", ".pth"):
             raise FrontendError(
                 f"`{path.name}` is a pickle of PyTorch, and nothing is unpickled",
@@ -47,12 +54,15 @@ def import_model(
         from .torch_import import import_program
 
         return import_program(
-            typing.cast("typing.Any", source), shapes=shapes or {}, dims=dims or {}
+            typing.cast("typing.Any", source),
+            shapes=shapes or {},
+            dims=dims or {},
+            values=values or {},
         )
     from .onnx_import import import_onnx
 
     found = typing.cast("str | Path | onnx.ModelProto", source)
-    return import_onnx(found, shapes=shapes or {}, dims=dims or {})
+    return import_onnx(found, shapes=shapes or {}, dims=dims or {}, values=values or {})
 
 
 def import_torch(
@@ -80,7 +90,7 @@ def import_torch(
     from .torch_import import export_module, import_program
 
     program = export_module(module, args, kwargs, dynamic, dims or {})
-    return import_program(program, shapes={}, dims=dims or {}, dynamic=dynamic)
+    return import_program(program, shapes={}, dims=dims or {}, values={}, dynamic=dynamic)
 
 
 def open_program(source: Source) -> Source:
@@ -100,7 +110,7 @@ def is_program(source: object) -> bool:
 
 def _read_text(path: Path, fixes: bool) -> Graph:
     if fixes:
-        raise FrontendError("`shapes` and `dims` do not apply to text: its types say the sizes")
+        raise FrontendError("`shapes`, `dims` and `values` do not apply to text: it says all")
     from tunesmith.ir.store import load_graph
 
     return load_graph(path)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tunesmith.ir.builder import Builder
+from tunesmith.ir.diagnostics import FrontendError, UndecidedError
 from tunesmith.ir.dims import Dim, bounds
 from tunesmith.ir.graph import Graph, Value
-from tunesmith.ir.ops import Attribute, OpDef
-from tunesmith.ir.types import Shape, TensorType
+from tunesmith.ir.ops import Attribute, Expr, OpDef
+from tunesmith.ir.opset import bind_size, dim_value, maximum, minimum
+from tunesmith.ir.types import DType, Shape, TensorType
 from tunesmith.ir.types import broadcast as common_shape
 
-from .onnx_shapes import Facts
+from .onnx_origin import Origins
+from .onnx_shapes import Facts, identifier
 
 __all__ = ["ImportBuilder"]
 
@@ -26,6 +29,9 @@ class ImportBuilder(Builder):
     def __init__(self, graph: Graph, facts: Facts) -> None:
         super().__init__(graph)
         self.facts = facts
+        self.origins = Origins(graph)
+        self._chosen: list[Value] = []
+        self._counted: dict[str, int] = {}  # how many sizes from data have a name like this
 
     def emit_values(
         self, op: OpDef, operands: Sequence[Value | None], attributes: Mapping[str, Attribute]
@@ -37,6 +43,40 @@ class ImportBuilder(Builder):
         except ValueError:
             pass  # inference says it better
         return super().emit_values(op, operands, attributes)
+
+    def bind(self, count: Expr, most: Dim | None, hint: str, *, chosen: bool = False) -> Dim:
+        """A size that is known at run time, `count`, from 0 up to `most`; it is never outside.
+
+        It is `chosen` if it follows from an operand of sizes, which a caller might fix instead.
+        """
+        if chosen:
+            self._chosen.append(count.value)
+        high = None if most is None else bounds(most)[1]
+        if high == 0:
+            return 0
+        base = identifier(hint)
+        number = self._counted[base] = self._counted.get(base, 0) + 1
+        size = self.facts.from_data(base if number == 1 else f"{base}_{number}", high or 0)
+        bind_size(count, size=size)
+        return size
+
+    def bind_checked(self, count: Expr, most: Dim | None, hint: str) -> Dim:
+        """The same of any number: running fails where it is below 0 or above `most`."""
+        held = maximum(count, 0)
+        if most is not None:
+            held = minimum(held, dim_value(size=most, dtype=DType.i64))
+        size = self.bind(held, most, hint, chosen=True)
+        bind_size(count, size=size)
+        return size
+
+    def undecided(self, error: FrontendError) -> FrontendError:
+        """The same error; where sizes were left to data, with the inputs to fix them by."""
+        inputs = self.origins.inputs_of(self._chosen)
+        if not inputs or isinstance(error, UndecidedError):
+            return error
+        hint = f"fixing the values of {', '.join(f'`{name}`' for name in inputs)} may help"
+        hint = f"{error.hint}; {hint}" if error.hint else hint
+        return UndecidedError(error.message, inputs, where=error.where, hint=hint)
 
     def equate(self, a: Dim, b: Dim) -> None:
         """Make two sizes one; `ValueError` if they are not."""

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto
 
-from tunesmith.ir.diagnostics import FrontendError, Location
+from tunesmith.ir.diagnostics import FrontendError, Location, UndecidedError
 from tunesmith.ir.dims import Dim, DimExpr
 from tunesmith.ir.ops import Expr
+from tunesmith.ir.opset import cast, reshape, slice_
 from tunesmith.ir.types import DType, Shape, TensorType
 
 from .limits import LIMITS
 from .onnx_builder import ImportBuilder
-from .onnx_content import Content, as_content, emit_content
+from .onnx_content import Content, as_content, emit_content, of_items
 from .onnx_tensors import dtype_of, read_tensor
 
 __all__ = ["Call", "Result", "Rule", "Table", "Tensor"]
@@ -62,6 +63,8 @@ class Tensor:
             limit = 64 if self.type.dtype.is_float else LIMITS.content
             if self.array.size <= limit:
                 self._content = as_content(self.array)
+        elif self._content is None and self.type.is_static and self.type.size == 0:
+            self._content = of_items([], [int(str(size)) for size in self.type.shape])
         return self._content
 
     @classmethod
@@ -93,6 +96,18 @@ class Call:
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Refuse the node."""
         raise FrontendError(message, where=self.location, hint=hint)
+
+    def undecided(self, message: str, *tensors: Tensor, hint: str | None = None) -> NoReturn:
+        """Refuse the node because of elements that are not known; name the inputs they are from."""
+        found = self.builder.origins.inputs_of([x.expr.value for x in tensors])
+        if not found:
+            self.fail(message, hint)
+        names = " and ".join(f"`{name}`" for name in found)
+        several = "values of inputs" if len(found) > 1 else "value of input"
+        fix = f"fix the {several} {names}: `values`, or `--value {found[0]}=…`"
+        raise UndecidedError(
+            message, found, where=self.location, hint=f"{hint}, or {fix}" if hint else fix
+        )
 
     # Operands.
 
@@ -135,14 +150,24 @@ class Call:
         """The elements of an operand, if import knows them."""
         return self.tensor(index).content if self.has(index) else None
 
+    def settled(self, tensor: Tensor) -> Tensor:
+        """A tensor with its elements, if it follows from constants and known sizes only."""
+        if tensor.content is None and tensor.array is None:
+            tensor.array = self.builder.origins.array_of(tensor.expr.value)
+        return tensor
+
+    def elements(self, index: int, what: str) -> Content:
+        """The elements of an operand that must be known, few enough to look into."""
+        tensor = self.settled(self.tensor(index))
+        if tensor.content is None:
+            if tensor.array is not None:
+                self.fail(f"its {what} has {tensor.array.size} elements, which are too many")
+            self.undecided(f"its {what} depends on data, which is not supported", tensor)
+        return tensor.content
+
     def sizes(self, index: int, what: str) -> tuple[Dim, ...]:
         """The elements of an operand of sizes or places; they must not depend on data."""
-        content = self.known(index)
-        if content is None:
-            self.fail(
-                f"its {what} depends on data, which is not supported",
-                hint="sizes must follow from the sizes of the inputs; export with fixed ones",
-            )
+        content = self.elements(index, what)
         flat = [
             int(item) if isinstance(item, float) and item.is_integer() else item
             for item in content.reshape(-1).tolist()
@@ -151,6 +176,22 @@ class Call:
             if not isinstance(item, int | DimExpr) or isinstance(item, bool):
                 self.fail(f"its {what} holds {item}, which is not a size")
         return tuple(flat)
+
+    def counts(self, index: int, what: str, most: Dim | None = None) -> tuple[Dim, ...]:
+        """The elements of an operand of sizes, none below 0 or above `most`: data may decide them.
+
+        Those that are not known become symbols that data binds; what does not fit fails to run.
+        """
+        tensor = self.settled(self.tensor(index))
+        if tensor.content is not None or not tensor.type.is_static:
+            return self.sizes(index, what)
+        flat = cast(reshape(tensor.expr, shape=(tensor.type.size,)), dtype=DType.i64)
+        found: list[Dim] = []
+        for place in range(int(str(tensor.type.size))):
+            part = slice_(flat, axis=0, start=place, stop=place + 1)
+            one = self.builder.bind_checked(reshape(part, shape=()), most, f"n_{self.outputs[0]}")
+            found.append(one)
+        return tuple(found)
 
     def integers(self, index: int, what: str) -> tuple[int, ...]:
         """The elements of an operand, as numbers."""
@@ -165,8 +206,7 @@ class Call:
 
     def scalar(self, index: int) -> bool | int | float | None:
         """The one element of an operand that is a known number."""
-        found = self.tensor(index)
-        content = found.content
+        content = self.settled(self.tensor(index)).content
         if content is None or content.size != 1:
             return None
         item = content.reshape(-1)[0]

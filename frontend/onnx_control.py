@@ -41,16 +41,18 @@ def _if(call: Call, body: Body) -> Results:
     try:
         yes, no = (body(_graph(call, name), {}) for name in ("then_branch", "else_branch"))
     except Learned:  # what one branch asks of sizes is not so for the other
-        call.fail("its condition depends on data, and a branch works for some sizes only",
-                  hint="fix these sizes with `shapes` or `dims`")  # fmt: skip
+        call.undecided(
+            "its condition depends on data, and a branch works for some sizes only", call.tensor(0),
+            hint="fix these sizes with `shapes` or `dims`",
+        )  # fmt: skip
     found: Results = []
     flag = reshape_to(call.x(0), ())
     for a, b in zip(yes, no, strict=True):
         if a.type != b.type:
-            call.fail(
+            call.undecided(
                 f"its condition depends on data, and its branches give {a.type} and {b.type}",
-                hint="results of one type are supported, or conditions that follow from sizes",
-            )
+                call.tensor(0), hint="give both results one type",
+            )  # fmt: skip
         found.append(ops.where(flag, a.expr, b.expr))
     return found
 
@@ -84,11 +86,12 @@ def _loop(call: Call, body: Body) -> Results:
 
 
 def _flag(call: Call, going: Tensor) -> bool:
-    content = going.content
+    content = call.settled(going).content
     item = None if content is None or content.size != 1 else content.reshape(-1)[0]
     if not isinstance(item, bool | int):
-        call.fail(
+        call.undecided(
             "whether it goes on depends on data, which is not supported",
+            going,
             hint="export the model without the loop",
         )
     return bool(item)

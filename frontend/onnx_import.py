@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no types
+from numpy.typing import ArrayLike
 from onnx import GraphProto, ModelProto, NodeProto
 
 from tunesmith.ir.diagnostics import CompilerError, FrontendError, Location, UnsupportedOp
@@ -41,14 +42,15 @@ def import_onnx(
     *,
     shapes: Mapping[str, Sequence[int]],
     dims: Bounds,
+    values: Mapping[str, ArrayLike],
     held: Held | None = None,
 ) -> Graph:
     """Check a model and build its graph; `held` has weights that the object lacks."""
     try:
         if isinstance(source, ModelProto):
-            return _import(source, None, held, shapes, dims)
+            return _import(source, None, held, shapes, dims, values)
         model, file = read_model(Path(source))
-        return _import(model, Path(source).parent, file, shapes, dims)
+        return _import(model, Path(source).parent, file, shapes, dims, values)
     except UnicodeDecodeError as error:
         raise FrontendError(f"a name in the model is not text: {error.reason}") from error
 
@@ -59,6 +61,7 @@ def _import(
     file: Held | None,
     shapes: Mapping[str, Sequence[int]],
     dims: Bounds,
+    values: Mapping[str, ArrayLike],
 ) -> Graph:
     check_structure(model)
     weights = _Weights(model, folder, file)
@@ -66,12 +69,15 @@ def _import(
     if model.functions:
         model = _inlined(model)
     _collect_unsupported(model)
-    declared = declare_inputs(model.graph, shapes, dims)
+    declared = declare_inputs(model.graph, shapes, dims, values)
     for _ in range(LIMITS.facts):
+        importer = _Importer(model, declared, weights)
         try:
-            graph = _Importer(model, declared, weights).run()
+            graph = importer.run()
         except Learned:
             continue
+        except FrontendError as error:
+            raise importer.builder.undecided(error) from error
         for note in declared.facts.notes:
             LOG.info("%s", note)
         return graph
@@ -193,7 +199,11 @@ class _Importer:
         source = self.model.graph
         scope: Scope = {}
         for name in self.declared.types:
-            scope[name] = Tensor.of(self.builder.input(name, self.declared.type_of(name)))
+            read = self.builder.input(name, self.declared.type_of(name))
+            scope[name] = Tensor.of(read)
+            if (value := self.declared.values.get(name)) is not None:
+                where = Location(name, "input")
+                scope[name] = constant_tensor(self.builder, value, f"{_clean(name)}.value", where)
         for name, array in self.weights.arrays.items():
             scope[name] = constant_tensor(self.builder, array, _clean(name), Location(name))
         with self.builder:

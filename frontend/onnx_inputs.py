@@ -6,6 +6,8 @@ import ast
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ValueInfoProto
 
 from tunesmith.ir.diagnostics import FrontendError
@@ -14,6 +16,7 @@ from tunesmith.ir.types import DType, TensorType
 
 from .onnx_shapes import Facts, identifier, plain_symbol
 from .onnx_tensors import check_dims, dtype_of
+from .onnx_values import as_array, as_value
 
 __all__ = ["Declared", "declare_inputs"]
 
@@ -26,6 +29,7 @@ class Declared:
     def __init__(self) -> None:
         self.types: dict[str, tuple[DType, tuple[Dim, ...]]] = {}
         self.facts = Facts()
+        self.values: dict[str, NDArray[np.generic]] = {}  # of the inputs that the caller fixes
         self._names: dict[str, str] = {}  # as the file spells a symbol → as we do
 
     def type_of(self, name: str) -> TensorType:
@@ -51,17 +55,25 @@ class Declared:
 
 
 def declare_inputs(
-    graph: GraphProto, shapes: Mapping[str, Sequence[int]], dims: Bounds
+    graph: GraphProto,
+    shapes: Mapping[str, Sequence[int]],
+    dims: Bounds,
+    values: Mapping[str, ArrayLike],
 ) -> Declared:
     """Read the declared inputs, then apply what the caller fixes."""
     stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     declared = Declared()
     inputs = {value.name: value for value in graph.input if value.name not in stored}
     _known(shapes, inputs, "input")
+    _known(values, inputs, "input")
+    held = {name: as_array(name, value).shape for name, value in values.items()}
     for name, value in inputs.items():
-        declared.types[name] = _declare(value, declared, shapes.get(name))
-    for name, wanted in shapes.items():
-        _fix_shape(name, wanted, declared)
+        declared.types[name] = _declare(value, declared, shapes.get(name, held.get(name)))
+    for what, fixed in (("shapes", shapes), ("values", held)):
+        for name, wanted in fixed.items():
+            _fix_shape(name, wanted, declared, what)
+    for name, given in values.items():
+        declared.values[name] = as_value(name, given, declared.types[name][0])
     _apply(dims, declared)
     return declared
 
@@ -141,7 +153,7 @@ def _plain(tree: ast.expr) -> bool:
     return all(isinstance(part, allowed) for part in ast.walk(tree))
 
 
-def _fix_shape(name: str, wanted: Sequence[int], declared: Declared) -> None:
+def _fix_shape(name: str, wanted: Sequence[int], declared: Declared, what: str) -> None:
     dtype, shape = declared.types[name]
     sizes = tuple(int(size) for size in wanted)
     where = f"input `{name}`"
@@ -149,7 +161,7 @@ def _fix_shape(name: str, wanted: Sequence[int], declared: Declared) -> None:
     text = ", ".join(map(str, shape))
     if len(sizes) != len(shape):
         raise FrontendError(
-            f"it has {len(shape)} axes, `shapes` gives it {len(sizes)}", where=where,
+            f"it has {len(shape)} axes, `{what}` gives it {len(sizes)}", where=where,
             hint=f"it is declared as [{text}]",
         )  # fmt: skip
     for declared_size, size in zip(shape, sizes, strict=True):
@@ -157,10 +169,10 @@ def _fix_shape(name: str, wanted: Sequence[int], declared: Declared) -> None:
         symbol = plain_symbol(now)
         if symbol is not None:
             declared.facts.ranges[symbol.name] = (0, 0)
-            declared.facts.fix(symbol.name, size, f"`shapes` of `{name}`")
+            declared.facts.fix(symbol.name, size, f"`{what}` of `{name}`")
         elif isinstance(now, int) and now != size:
             raise FrontendError(
-                f"`shapes` gives it {list(sizes)}, which is not [{text}]", where=where,
+                f"`{what}` gives it {list(sizes)}, which is not [{text}]", where=where,
                 hint=f"{declared_size} is {now}",
             )  # fmt: skip
     declared.types[name] = (dtype, sizes)

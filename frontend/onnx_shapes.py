@@ -96,10 +96,19 @@ class Facts:
     chosen: set[str] = field(default_factory=set)  # whose bounds the caller gave
     sizes: dict[str, Dim] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    measured: set[str] = field(default_factory=set)  # which data decides, when the model runs
 
     def declare(self, name: str) -> None:
         """Enter a symbol with open bounds."""
         self.ranges.setdefault(name, (1, 0))
+
+    def from_data(self, name: str, high: int) -> Dim:
+        """The size of this name, or one like it, that data decides: from 0 to `high`, 0 is open."""
+        while name in self.ranges and name not in self.measured:
+            name += "_"
+        self.measured.add(name)
+        self.ranges.setdefault(name, (0, high))
+        return self.resolve(name)
 
     def resolve(self, name: str) -> Dim:
         """The size that a symbol stands for."""
@@ -141,6 +150,11 @@ class Facts:
                 f"`{name}` cannot be both in {old_low}..{old_high or ''} and {low}..{high or ''}",
                 hint=why,
             )
+        if name in self.measured and (new_low, new_high) != (old_low, old_high):
+            raise FrontendError(
+                f"`{name}` depends on data, the model works for {new_low}..{new_high or ''} only",
+                hint=why,
+            )
         if name in self.chosen and (new_low, new_high) != (old_low, old_high):
             raise FrontendError(
                 f"`{name}` is bounded by {old_low}..{old_high or ''}, the model works for "
@@ -161,7 +175,8 @@ class Facts:
             raise ValueError(f"{a} is not {b}")
         solved = self._solve(a - b)
         if solved is None:
-            if (found := _multiple(a - b)) is not None:
+            found = _multiple(a - b)
+            if found is not None and found[0].name not in self.measured:
                 self._make_multiple(*found, why)
             raise ValueError(f"{a} is not {b}")
         name, value = solved

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tunesmith.ir.diagnostics import FrontendError, InputError
 from tunesmith.ir.graph import Graph
@@ -104,7 +104,12 @@ def load_program(path: Path) -> Program:
 
 
 def import_program(
-    program: Program, *, shapes: Shapes, dims: Bounds, dynamic: object = None
+    program: Program,
+    *,
+    shapes: Shapes,
+    dims: Bounds,
+    values: Mapping[str, ArrayLike],
+    dynamic: object = None,
 ) -> Graph:
     """The graph of a program; its weights are views of PyTorch's memory, not copies.
 
@@ -122,7 +127,8 @@ def import_program(
                     r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), axis.dim_param
                 )
     bounds = _bounds(program, names)
-    return import_onnx(model, shapes=shapes, dims=_narrowed(bounds, dims), held=weights)
+    narrowed = _narrowed(bounds, dims)
+    return import_onnx(model, shapes=shapes, dims=narrowed, values=values, held=weights)
 
 
 class TorchSession:

@@ -3,7 +3,8 @@
 ```
 CompilerError
 ├── FrontendError            a model cannot be imported
-│   └── UnsupportedOp        … because of operators that we do not know, all of them listed
+│   ├── UnsupportedOp        … because of operators that we do not know, all of them listed
+│   └── UndecidedError       … because elements of inputs decide what it is; it names the inputs
 ├── ParseError               the text of a graph or of a pipeline is not valid
 ├── VerifyError              a graph breaks a rule
 ├── PassError                a pass cannot run as it was asked to
@@ -33,6 +34,7 @@ __all__ = [
     "PassError",
     "TimeLimit",
     "TuneError",
+    "UndecidedError",
     "UnsupportedOp",
     "UnsupportedTarget",
     "VerifyError",
@@ -86,6 +88,17 @@ class FrontendError(CompilerError):
 
 class UnsupportedOp(FrontendError):
     """A model uses operators that have no import rule; the message lists all of them."""
+
+
+class UndecidedError(FrontendError):
+    """The elements of `inputs` decide sizes or choices: with their values fixed it may import."""
+
+    def __init__(
+        self, message: str, inputs: tuple[str, ...], *, where: str | Location | None = None,
+        hint: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message, where=where, hint=hint)
+        self.inputs = inputs
 
 
 class ParseError(CompilerError):

@@ -13,7 +13,7 @@ from .dims import DimExpr, evaluate_dim
 from .graph import Graph, Value
 from .numpy_rules import NUMPY_RULES
 from .ops import Attribute, OpDef
-from .symbols import bind_symbols
+from .symbols import bind_symbols, bound_symbol
 from .types import DType, TensorType
 
 __all__ = ["evaluate", "evaluate_node"]
@@ -64,6 +64,8 @@ def _run(graph: Graph, arrays: Sequence[Array], sizes: Mapping[str, int]) -> lis
     uses = {value: len(value.users) for value in graph.inputs}
     for node in graph.nodes:
         operands = [None if value is None else env[value] for value in node.operands]
+        if (symbol := bound_symbol(node)) is not None and symbol.name not in sizes:
+            sizes = {**sizes, symbol.name: int(env[node.present_operands[0]])}
         if node.op.is_composite:
             types = [None if value is None else value.type for value in node.operands]
             body = trace(node.op, types, node.attributes)

@@ -26,6 +26,7 @@ class Limits:
     elements: int = 1 << 62  # of one declared tensor: its bytes are still counted in 64 bits
     name_bytes: int = 1024
     content: int = 1024  # elements of a constant that import works out: nothing larger is folded
+    fixed_bytes: int = MEBIBYTE  # of an input whose elements are fixed when compiling
     padding: int = 1 << 40  # elements added to one axis
     facts: int = 64  # sizes found equal, or bounded, by the model itself
     steps: int = 1024  # of a loop or a recurrent layer that is unrolled

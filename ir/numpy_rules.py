@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .constants import Constant
 from .numpy_movement import MOVEMENT_RULES
 from .numpy_reduce import REDUCE_RULES
+from .numpy_sizes import SIZE_RULES
 from .numpy_windows import WINDOW_RULES
 from .types import DType
 
@@ -174,5 +175,6 @@ NUMPY_RULES: dict[str, Rule] = {
     "matmul": _numeric(np.matmul),
     **MOVEMENT_RULES,
     **REDUCE_RULES,
+    **SIZE_RULES,
     **WINDOW_RULES,
 }

@@ -18,7 +18,8 @@ from .constants import Constant
 from .diagnostics import VerifyError
 from .dims import Dim, product
 from .graph import Node
-from .onnx_export_scope import Scope, tensor_of
+from .onnx_export_scope import GraphScope, Scope, tensor_of
+from .symbols import bound_symbol
 from .types import DType
 
 __all__ = ["ONNX_RULES", "Call", "OnnxRule", "write_primitive"]
@@ -111,7 +112,7 @@ def write_primitive(
 
 
 _TYPED_BY_RESULT = {"full", "iota", "dim_value"}
-_TYPED_BY_FIRST = {"gather", "gather_elements", "gather_nd", "scatter_nd"}
+_TYPED_BY_FIRST = {"suppress", "gather", "gather_elements", "gather_nd", "scatter_nd"}
 
 
 def _plain(operator: str, dtypes: frozenset[DType]) -> OnnxRule:
@@ -176,6 +177,29 @@ def _iota(call: Call) -> None:
 
 def _dim_value(call: Call) -> None:
     call.scope.cast(call.scope.scalar(call["size"]), call.dtype, call.outputs[0])
+
+
+def _bind_size(call: Call) -> None:
+    """A size that must be equal is left to the operators that use it."""
+    symbol = bound_symbol(call.node)
+    if symbol is not None and isinstance(call.scope, GraphScope):
+        call.scope.bind(symbol, call.inputs[0])
+    call.finish("Identity", call.inputs[0])
+
+
+def _suppress(call: Call) -> None:
+    """What `NonMaxSuppression` selects, of one class in each row, as flags."""
+    boxes, scores, *limits = call.inputs
+    rows = call.emit("Unsqueeze", scores, call.scope.integers([1]))
+    center = int(call["center"])
+    found = call.emit("NonMaxSuppression", boxes, rows, *limits, center_point_box=center)
+    places = call.emit("Gather", found, call.scope.integers([0, 2]), axis=1)
+    count = call.emit("Shape", found, start=0, end=1)
+    blank = call.emit("ConstantOfShape", call.emit("Shape", scores),
+                      value=tensor_of(Constant(np.zeros(1, np.int64))))  # fmt: skip
+    ones = call.emit("ConstantOfShape", count, value=tensor_of(Constant(np.ones(1, np.int64))))
+    flags = call.emit("ScatterND", blank, places, ones)
+    call.scope.cast(flags, DType.bool, call.outputs[0])
 
 
 def _reshape(call: Call) -> None:
@@ -332,6 +356,8 @@ ONNX_RULES: dict[str, OnnxRule] = {
     "full": OnnxRule(_full, _MOVED),
     "iota": OnnxRule(_iota, _ALL),
     "dim_value": OnnxRule(_dim_value, _ALL),
+    "bind_size": OnnxRule(_bind_size, _types("i64")),
+    "suppress": OnnxRule(_suppress, _types("f32")),
     "matmul": _plain("MatMul", _ORDERED),
     "reshape": OnnxRule(_reshape, _ALL),
     "transpose": OnnxRule(_transpose, _ALL),

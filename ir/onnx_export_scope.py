@@ -194,7 +194,14 @@ class GraphScope(Scope):
         self.initializers[name] = constant
         return name
 
+    def bind(self, symbol: Sym, count: str) -> None:
+        """A rank-0 tensor is the value of a symbol from here on."""
+        if symbol.name not in self.sources and symbol.name not in self._sizes:
+            self._sizes[symbol.name] = self.emit("Unsqueeze", [count, self.integers([0])])
+
     def symbol(self, symbol: Sym) -> str:
+        if symbol.name in self._sizes:
+            return self._sizes[symbol.name]
         source = self.sources.get(symbol.name)
         if source is None:
             raise VerifyError(f"no input determines the symbol `{symbol.name}`")

@@ -75,7 +75,7 @@ class Rewriter:
             node = work.pop()
             if node.owner is None or node is self.graph.terminator:
                 continue
-            if any(value.users for value in node.results):
+            if "pure" not in node.op.traits or any(value.users for value in node.results):
                 continue
             producers = [v.producer for v in node.present_operands if v.producer is not None]
             self.erase(node)

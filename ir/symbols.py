@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .diagnostics import InputError, VerifyError
 from .dims import Dim, DimExpr, Monomial, Sym, dim, evaluate_dim, symbols_of
 from .types import TensorType
 
-__all__ = ["Source", "bind_symbols", "symbol_sources"]
+if TYPE_CHECKING:
+    from .graph import Graph, Node
+
+__all__ = ["Source", "bind_symbols", "bound_symbol", "data_symbols", "symbol_sources"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,20 @@ def _without(monomial: Monomial, symbol: Sym, factor: int) -> Dim:
     left = list(monomial)
     left.remove(symbol)
     return DimExpr(((tuple(left), factor),)) if left else factor
+
+
+def bound_symbol(node: Node) -> Sym | None:
+    """The symbol that a node gives a value to, if nothing above determines it already."""
+    size = node.attributes["size"] if "binds" in node.op.traits else None
+    symbol = next(symbols_of(size), None) if isinstance(size, DimExpr) else None
+    return symbol if symbol is not None and size == dim(symbol) else None
+
+
+def data_symbols(graph: Graph) -> dict[str, Sym]:
+    """The symbols that data determines when the graph runs, in the order of the nodes."""
+    given = {s.symbol.name for s in symbol_sources([value.type for value in graph.inputs])}
+    bound = (bound_symbol(node) for node in graph.nodes)
+    return {s.name: s for s in bound if s is not None and s.name not in given}
 
 
 def bind_symbols(

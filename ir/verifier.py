@@ -9,7 +9,7 @@ from .diagnostics import UNKNOWN, CompilerError, VerifyError
 from .dims import DimExpr, Sym, symbols_of
 from .graph import RETURN, Graph, Node, Value, infer_types
 from .ops import OPS, Attribute
-from .symbols import symbol_sources
+from .symbols import bound_symbol, symbol_sources
 from .text import print_node, value_text
 
 __all__ = ["CHECKS", "verify"]
@@ -145,7 +145,7 @@ def _types(graph: Graph) -> None:
 
 
 def _symbols(graph: Graph) -> None:
-    """Every symbol follows from the shapes of the inputs, and has the same bounds everywhere."""
+    """A symbol follows from the inputs or a node above, and has the same bounds everywhere."""
     bound: dict[str, Sym] = {
         source.symbol.name: source.symbol
         for source in symbol_sources([value.type for value in graph.inputs])
@@ -154,6 +154,8 @@ def _symbols(graph: Graph) -> None:
         for symbol in value.type.symbols():
             _check_symbol(symbol, bound, f"input {value_text(value)}", None)
     for node in graph.nodes:
+        if (fresh := bound_symbol(node)) is not None:
+            bound.setdefault(fresh.name, fresh)
         for result in node.results:
             for symbol in result.type.symbols():
                 _check_symbol(symbol, bound, value_text(result), node)
@@ -165,8 +167,8 @@ def _symbols(graph: Graph) -> None:
 def _check_symbol(symbol: Sym, bound: dict[str, Sym], what: str, node: Node | None) -> None:
     known = bound.get(symbol.name)
     if known is None:
-        _broken("symbols", f"{what} has the symbol `{symbol.name}`, which no input determines",
-                node, "name it alone in the shape of an input")  # fmt: skip
+        _broken("symbols", f"{what} has the symbol `{symbol.name}`, which nothing above determines",
+                node, "name it alone in the shape of an input, or in `bind_size`")  # fmt: skip
     if known != symbol:
         text = " and ".join(f"{s.low}<={s}" + f"<={s.high}" * (s.high > 0) for s in (known, symbol))
         _broken("symbols", f"{what} has other bounds: {text}", node)

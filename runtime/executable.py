@@ -13,7 +13,7 @@ from tunesmith.ir.diagnostics import ArtifactError, InputError
 
 from .artifact import Artifact
 from .cpu import check_target
-from .manifest import Manifest, SymbolSpec, TensorSpec, numpy_type
+from .manifest import Manifest, SymbolSpec, TensorSpec, array_text, numpy_type
 from .profiler import Probe, Profile, profile_calls
 from .shapes import DimText, ShapeSolver, parse_dim
 from .tvm_module import TvmModule, aligned_copy, bits_of, claim_threads, package_versions
@@ -60,7 +60,8 @@ class Executable:
     keeps until the process ends, the weights are shared, and the interpreter lock is free while
     kernels run. An input is a NumPy array, or whatever else hands over CPU memory by DLPack (a
     torch tensor); if it is contiguous, it is used where it is, else it is copied. Outputs are fresh
-    arrays, the caller's to keep and to change.
+    arrays, the caller's to keep and to change. An input whose elements were fixed when compiling
+    may be left out; given, it must hold just these.
     """
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
@@ -73,6 +74,8 @@ class Executable:
         self._names = tuple(spec.name for spec in self.inputs)
         self._dtypes = tuple(numpy_type(spec.dtype) for spec in self.inputs)
         self._output_dtypes = tuple(numpy_type(spec.dtype) for spec in self.outputs)
+        fixed = ((spec.name, spec.array) for spec in self.inputs)
+        self._fixed = {name: array for name, array in fixed if array is not None}
         self._solver = ShapeSolver([spec.dims for spec in self.inputs])
         if self._solver.missing:
             raise ArtifactError(f"no input gives the size of `{self._solver.missing[0]}`",
@@ -159,6 +162,8 @@ class Executable:
 
     def _accept(self, inputs: Inputs) -> tuple[list[Array], dict[str, int]]:
         """The inputs in order and the sizes of symbols, after every check."""
+        if self._fixed:
+            inputs = {**self._fixed, **inputs}
         if len(inputs) != len(self._names):
             self._refuse_names(inputs)
         arrays = []
@@ -197,6 +202,8 @@ class Executable:
         for spec, array in zip(self.inputs, arrays, strict=True):
             if spec.rows is not None and array.size:
                 _check_rows(spec, array, spec.rows)
+        for name, fixed in self._fixed.items():
+            _check_value(name, arrays[self._names.index(name)], fixed)
         return arrays, sizes
 
     def _checked(self, results: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
@@ -288,6 +295,16 @@ def _check_rows(spec: TensorSpec, array: Array, rows: int) -> None:
             f"holds {low if low < -rows else high}, and the table it picks rows of has {rows}",
             where=_input(spec), hint=f"its elements lie in [{-rows}, {rows - 1}]",
         )  # fmt: skip
+
+
+def _check_value(name: str, array: Array, value: Array) -> None:
+    """Refuse elements other than those that the model was compiled for, to the bit."""
+    if array is not value and array.tobytes() != value.tobytes():
+        raise InputError(
+            f"holds {array_text(array)}, and the model was compiled for {array_text(value)}",
+            where=f"input `{name}`",
+            hint="leave this input out, or compile the model again with the other value",
+        )
 
 
 def _fits(value: int, symbol: SymbolSpec) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.ir.diagnostics import ArtifactError
 
@@ -18,11 +20,11 @@ from .shapes import parse_dim
 
 __all__ = [
     "CHUNK_BYTES", "DTYPES", "FORMAT_VERSION", "WEIGHT_ALIGNMENT", "FileSpec", "Json", "Manifest",
-    "SymbolSpec", "TargetSpec", "TensorSpec", "WeightSpec", "align", "numpy_type",
+    "SymbolSpec", "TargetSpec", "TensorSpec", "WeightSpec", "align", "array_text", "numpy_type",
     "weights_hash",
 ]  # fmt: skip
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 WEIGHT_ALIGNMENT = 64  # what a vectorized kernel may assume of each pointer
 CHUNK_BYTES = 4 << 20  # weights are hashed in pieces of this size
 DTYPES = {
@@ -41,17 +43,39 @@ _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RANK_LIMIT = 32
 
 
+def array_text(array: NDArray[np.generic]) -> str:
+    """A few elements, on one line."""
+    return np.array2string(array, threshold=8, edgeitems=4, separator=", ").replace("\n", "")
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or an output: a dim is a number, or text such as `S` or `2*S + 1`.
 
     An input that picks rows of a table has their number in `rows`: elements lie in [-rows, rows).
+    An input whose elements were fixed when compiling has them in `value`: little-endian, base64.
     """
 
     name: str
     dtype: str
     dims: tuple[int | str, ...]
     rows: int | None = None
+    value: str | None = None
+
+    @property
+    def array(self) -> NDArray[np.generic] | None:
+        """The elements that were fixed when compiling; `ValueError` if the text holds others."""
+        if self.value is None:
+            return None
+        data = b64decode(self.value, validate=True)
+        dtype = np.dtype(self.dtype).newbyteorder("<")
+        found = np.frombuffer(data, dtype).astype(self.dtype)
+        return found.reshape([int(size) for size in self.dims])
+
+    def holding(self, array: NDArray[np.generic]) -> TensorSpec:
+        """The same tensor with its elements fixed to these."""
+        data = array.astype(np.dtype(self.dtype).newbyteorder("<")).tobytes()
+        return replace(self, value=b64encode(data).decode())
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.dims))}]"
@@ -128,6 +152,13 @@ class Manifest:
     report: dict[str, Json] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    @property
+    def given(self) -> tuple[SymbolSpec, ...]:
+        """The symbols that shapes of inputs tell; data decides the others while the model runs."""
+        dims = (parse_dim(d) for t in self.inputs for d in t.dims if isinstance(d, str))
+        names = {name for size in dims for name in size.symbols}
+        return tuple(symbol for symbol in self.symbols if symbol.name in names)
+
     def to_json(self) -> str:
         """The canonical text: the same manifest is always the same bytes."""
         try:
@@ -189,6 +220,11 @@ class Manifest:
             _require(tensor.rows is None or tensor.rows > 0, where, "picks rows of an empty table")
             for size in tensor.dims:
                 _check_dim(size, symbols, where)
+            _require(tensor.value is None or tensor in self.inputs, where, "is given, yet fixed")
+            try:
+                _ = tensor.array
+            except ValueError as error:
+                raise ArtifactError(f"manifest: {where} has an odd value: {error}") from error
 
     def _check_weights(self) -> None:
         end = 0
@@ -287,6 +323,7 @@ def _tensors(row: _Row, key: str) -> tuple[TensorSpec, ...]:
             r.get("name", str), r.get("dtype", str),
             tuple(_dim(d, f"{r.where}.dims") for d in r.get("dims", list)),
             None if r.values["rows"] is None else r.get("rows", int),
+            None if r.values["value"] is None else r.get("value", str),
         )
         for r in row.rows(key, tuple(TensorSpec.__dataclass_fields__))
     )  # fmt: skip

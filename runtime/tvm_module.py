@@ -13,6 +13,7 @@ import ctypes
 import importlib.util
 import itertools
 import os
+import re
 import sys
 import threading
 from bisect import bisect_right
@@ -228,6 +229,7 @@ def _empty_tensor(array: Array) -> object:
 
 # ----------------------------------------------------------------------------------------- module
 
+_UNFIT = re.compile(r"\((-?\d+) vs\. (-?\d+)\).*match_cast")  # a size that data binds
 _loads = itertools.count(1)
 
 
@@ -276,6 +278,11 @@ class TvmModule:
         try:
             result = self._context()[1](*tensors)
         except Exception as error:  # whatever TVM raises, its trace tells a user nothing
+            if (wrong := _UNFIT.search(str(error))) is not None:
+                raise InputError(
+                    f"what the inputs hold asks for a size of {wrong[1]} where {wrong[2]} is right",
+                    hint="an operator of the model counts less than nothing, or more than there is",
+                ) from error
             raise ArtifactError(f"the model failed while running: {_first_line(error)}") from error
         results = [result] if isinstance(result, self._tensor_type) else list(result)
         taken = _Spans(spans)

@@ -33,6 +33,7 @@ from tunesmith.cli_options import (
     TargetName,
     Threads,
     Tries,
+    Value,
 )
 
 __all__ = ["app", "execute", "main"]
@@ -78,6 +79,7 @@ def _compile(
     target: TargetName = "host",
     shape: Shape = None,
     dim: Dim = None,
+    value: Value = None,
     level: Level = 2,
     threads: Threads = None,
     verify: Annotated[
@@ -95,8 +97,8 @@ def _compile(
     """Compile a model to one file that runs on its own; with `--db`, by tuned kernels."""
     from tunesmith.cli_compile import compile_command
 
-    compile_command(model, output, target, shape or [], dim or [], level, threads, verify, db,
-                    at or [], json)  # fmt: skip
+    compile_command(model, output, target, shape or [], dim or [], value or [], level, threads,
+                    verify, db, at or [], json)  # fmt: skip
 
 
 @app.command("tune")
@@ -244,6 +246,7 @@ def _opt(
     target: TargetName = "host",
     shape: Shape = None,
     dim: Dim = None,
+    value: Value = None,
     print_after_all: Annotated[
         bool, typer.Option("--print-after-all", help="Print after each pass.")
     ] = False,
@@ -274,6 +277,7 @@ def _opt(
         model,
         Options(
             pipeline=pipeline, level=level, target=target, shapes=shape or [], dims=dim or [],
+            values=value or [],
             print_after_all=print_after_all, print_after_change=print_after_change,
             dump_dir=dump_dir, check_each=check_each.value if check_each else None, time=time,
             stats=stats, stop_after=stop_after, emit=emit.value, output=output,

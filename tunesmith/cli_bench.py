@@ -114,5 +114,5 @@ def _feeds(
         given = {n: a.shape for n, a in feeds.items() if n in {s.name for s in manifest.inputs}}
         return sizes_of(manifest.inputs, given, {}), feeds
     check_symbols(dims, manifest)
-    sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.symbols), **dims})
+    sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.given), **dims})
     return sizes, make_inputs(manifest.inputs, sizes)

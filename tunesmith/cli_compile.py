@@ -13,6 +13,7 @@ from tunesmith.cli_values import (
     fixed_sizes,
     parse_dims,
     parse_shapes,
+    parse_values,
     read_npz,
     write_json,
     write_npz,
@@ -43,6 +44,7 @@ def compile_command(
     target: str,
     shapes: Sequence[str],
     dims: Sequence[str],
+    values: Sequence[str],
     level: int,
     threads: int | None,
     verify: bool | None,
@@ -52,6 +54,7 @@ def compile_command(
 ) -> None:
     """Compile `model`, save it, and print the summary."""
     wanted_shapes, wanted_dims = parse_shapes(shapes), parse_dims(dims)
+    wanted_values = parse_values(values)
     require_file(model)
     path = output or Path(f"{model.stem}.tsm")
     check_output(path, model)
@@ -60,7 +63,7 @@ def compile_command(
 
     options: dict[str, Any] = {
         "target": target, "preset": f"O{level}", "shapes": wanted_shapes or None,
-        "dims": wanted_dims or None, "threads": threads,
+        "dims": wanted_dims or None, "values": wanted_values or None, "threads": threads,
         "verify": target == "host" if verify is None else verify,
     }  # fmt: skip
     start = time.perf_counter()

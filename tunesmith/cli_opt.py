@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note
-from tunesmith.cli_values import check_output, parse_dims, parse_shapes
+from tunesmith.cli_values import check_output, parse_dims, parse_shapes, parse_values
 from tunesmith.ir.diagnostics import CompilerError
 from tunesmith.passes.instruments import CheckEach, Dump, Instrument, Print, Reproduce, Step, Time
 from tunesmith.passes.instruments import Verify as VerifyEach
@@ -43,6 +43,7 @@ class Options:
     target: str
     shapes: Sequence[str]
     dims: Sequence[str]
+    values: Sequence[str]
     print_after_all: bool
     print_after_change: bool
     dump_dir: Path | None
@@ -97,6 +98,7 @@ class EndClock(Instrument):
 def opt_command(model: Path, options: Options) -> None:
     """Import, run the passes, and write the graph."""
     shapes, dims = parse_shapes(options.shapes), parse_dims(options.dims)
+    values = parse_values(options.values)
     require_file(model)
     if options.output is not None:
         check_output(options.output, model)
@@ -109,7 +111,7 @@ def opt_command(model: Path, options: Options) -> None:
     from tunesmith.passes.base import PassContext
 
     pipeline = _pipeline(options)
-    graph = import_model(model, shapes=shapes or None, dims=dims or None)
+    graph = import_model(model, shapes=shapes or None, dims=dims or None, values=values or None)
     context = PassContext(target=find_target(options.target))
     timer = Time()
     # The clock starts after the other instruments looked, and stops before they look again.

@@ -29,6 +29,7 @@ __all__ = [
     "TargetName",
     "Threads",
     "Tries",
+    "Value",
 ]
 
 
@@ -66,6 +67,12 @@ Dim = Annotated[
     list[str] | None,
     typer.Option(
         "--dim", metavar="NAME=1..8", help="The bounds, or the value, of a symbol; repeatable."
+    ),
+]
+Value = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--value", metavar="NAME=[1,2]", help="The elements of an input, fixed; repeatable."
     ),
 ]
 Threads = Annotated[

@@ -94,7 +94,7 @@ def _feeds(
         feeds = read_npz(inputs)
         given = {n: a.shape for n, a in feeds.items() if n in {s.name for s in manifest.inputs}}
         return sizes_of(manifest.inputs, given, {}), feeds
-    sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.symbols), **dims})
+    sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.given), **dims})
     bounds = {spec.name: spec.rows for spec in manifest.inputs if spec.rows is not None}
     return sizes, make_inputs(manifest.inputs, sizes, bounds=bounds)
 

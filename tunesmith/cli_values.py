@@ -17,7 +17,7 @@ from tunesmith.ir.diagnostics import CompilerError
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     Arrays = dict[str, NDArray[np.generic]]
 
@@ -26,6 +26,7 @@ __all__ = [
     "fixed_sizes",
     "parse_dims",
     "parse_shapes",
+    "parse_values",
     "read_npz",
     "write_json",
     "write_npz",
@@ -35,6 +36,7 @@ __all__ = [
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SHAPE_HINT = "a shape is written `name:1x3x224x224`, or `name:[1,3,224,224]`"
 _DIM_HINT = "a dim is written `batch=1..8`, `batch=4`, or `batch=1..` without an upper bound"
+_VALUE_HINT = "a value is written `axes=[1,2]`, `k=3`, or `keep=[[true,false]]`"
 _MOST = 2**31 - 1
 
 
@@ -91,6 +93,27 @@ def fixed_sizes(dims: Sequence[str]) -> dict[str, int]:
             raise typer.BadParameter(f"`{name}` needs one value here\nwrite `--dim {name}={low}`")
         sizes[name] = low
     return sizes
+
+
+def parse_values(texts: Iterable[str]) -> dict[str, ArrayLike]:
+    """The values of `--value`, by input name.
+
+    >>> parse_values(["axes=[1, 2]", "k=3", "keep=[true]"])
+    {'axes': [1, 2], 'k': 3, 'keep': [True]}
+    """
+    values: dict[str, ArrayLike] = {}
+    for text in texts:
+        name, equals, body = text.partition("=")
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            found = None
+        if not equals or not name or not isinstance(found, bool | int | float | list):
+            raise typer.BadParameter(f"`{text}` is not a value\n{_VALUE_HINT}")
+        if name in values:
+            raise typer.BadParameter(f"the value of `{name}` is given twice")
+        values[name] = found
+    return values
 
 
 def read_npz(path: Path) -> Arrays:

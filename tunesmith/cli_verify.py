@@ -88,7 +88,7 @@ def verify_once(
 
 def check_symbols(sizes: Mapping[str, int], manifest: Manifest) -> None:
     """Refuse sizes of symbols that the model does not have."""
-    known = [s.name for s in manifest.symbols]
+    known = [s.name for s in manifest.given]
     for name in sizes:
         if name not in known:
             close = get_close_matches(name, known, 1)
@@ -113,7 +113,7 @@ def _trials(
         given = {n: a.shape for n, a in feeds.items() if n in known}
         return [(sizes_of(manifest.inputs, given, {}), feeds)]
     check_symbols(dims, manifest)
-    symbols = [s for s in manifest.symbols if s.name not in dims]
+    symbols = [s for s in manifest.given if s.name not in dims]
     sizes = [{**trial, **dims} for trial in sizes_to_verify(symbols)]
     sizes = [sizes_of(manifest.inputs, shapes, trial) for trial in sizes]
     sizes = [trial for i, trial in enumerate(sizes) if trial not in sizes[:i]]

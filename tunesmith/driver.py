@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tunesmith.frontend import Source, import_model, is_program, open_program
+from tunesmith.frontend.onnx_values import as_value
 from tunesmith.ir.diagnostics import FrontendError
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Node, Value
+from tunesmith.ir.symbols import data_symbols
 from tunesmith.ir.work import flops
 from tunesmith.passes.base import Note, PassContext
 from tunesmith.passes.pipeline import Pipeline
@@ -33,6 +35,7 @@ from tunesmith.runtime.manifest import (
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import ArrayLike
 
     from tunesmith.backends.base import Lowered, TuningRecords
     from tunesmith.oracle import Session
@@ -83,6 +86,7 @@ def compile_model(
     preset: str = "O2",
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, tuple[int, int] | int] | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
     threads: int | None = None,
     verify: bool = False,
     progress: Progress | None = None,
@@ -98,6 +102,8 @@ def compile_model(
         preset: `O0` … `O3`, or the text of a pipeline.
         shapes: fixed shapes by input; then the code is for just these.
         dims: fixed sizes or bounds (`(1, 8)`) by the name of a dynamic axis.
+        values: the elements of inputs that are known already, such as axes and sizes; then the
+            code is for just these, the inputs may be left out, and other elements are refused.
         threads: cores to schedule for; by default as many as the target has.
         verify: run the result at several sizes beside ONNX Runtime, or beside PyTorch if it is a
             program of it, and keep the differences in the manifest; needs a target that this
@@ -115,7 +121,7 @@ def compile_model(
     where = find_target(target, threads)
     with clock.stage("import"):
         model = open_program(source)
-        graph = import_model(model, shapes=shapes, dims=dims)
+        graph = import_model(model, shapes=shapes, dims=dims, values=values)
         _check_elements(graph)
         before = len(graph)
         oracle = _oracle(model, graph) if verify else None
@@ -127,7 +133,7 @@ def compile_model(
         with clock.stage("optimize"):
             optimize(graph, preset, context)
             after = sum(node.op.name != "constant" for node in graph.nodes)
-            interface = _interface(graph)
+            interface = _interface(graph, values or {})
             work: Dim = 0
             for node in graph.nodes:
                 work = work + flops(node)
@@ -209,7 +215,7 @@ def _check_elements(graph: Graph) -> None:
 
 
 def _interface(
-    graph: Graph,
+    graph: Graph, values: Mapping[str, ArrayLike]
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[SymbolSpec, ...]]:
     rows = index_bounds(graph)
 
@@ -217,12 +223,18 @@ def _interface(
         dims = tuple(_dim(size) for size in value.type.shape)
         return TensorSpec(name, value.type.dtype.numpy.name, dims, rows.get(name))
 
-    inputs = tuple(spec(v.name, v) for v in graph.inputs)
+    inputs = tuple(
+        spec(v.name, v).holding(as_value(v.name, values[v.name], v.type.dtype))
+        if v.name in values
+        else spec(v.name, v)
+        for v in graph.inputs
+    )
     outputs = tuple(
         replace(spec(name, v), rows=None)
         for name, v in zip(graph.output_names, graph.outputs, strict=True)
     )
-    symbols = tuple(SymbolSpec(s.name, s.low, s.high or None) for s in graph.symbols().values())
+    named = {**graph.symbols(), **data_symbols(graph)}
+    symbols = tuple(SymbolSpec(s.name, s.low, s.high or None) for s in named.values())
     return inputs, outputs, symbols
 
 

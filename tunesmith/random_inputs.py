@@ -39,15 +39,18 @@ def make_inputs(
 ) -> dict[str, Array]:
     """Random inputs of the given sizes.
 
-    Floats are standard normal; integers are ids from 1 to `bounds[name]` (or the rows that the
-    input picks from, or 100), exclusive. A
-    name that ends in `mask` gives ones with padded tails after the first row, `position` ids
-    count, `type` ids (segments) are 0 or 1.
+    An input whose value was fixed when compiling has it. Floats are standard normal; integers are
+    ids from 1 to `bounds[name]` (or the rows that the input picks from, or 100), exclusive. A name
+    that ends in `mask` gives ones with padded tails after the first row, `position` ids count,
+    `type` ids (segments) are 0 or 1.
     """
     random = np.random.default_rng(seed)
     lengths: dict[tuple[int, ...], NDArray[np.int64]] = {}
     inputs: dict[str, Array] = {}
     for spec in specs:
+        if (value := spec.array) is not None:
+            inputs[spec.name] = value
+            continue
         shape = tuple(parse_dim(d).evaluate(sizes) if isinstance(d, str) else d for d in spec.dims)
         bound = (bounds or {}).get(spec.name, spec.rows)
         inputs[spec.name] = _one(spec, shape, random, lengths, bound)

@@ -49,8 +49,12 @@ def symbols_text(symbols: Sequence[SymbolSpec]) -> str:
 
 
 def spec_text(spec: TensorSpec) -> str:
-    """A tensor: `input_ids int64[batch, seq]`."""
-    return f"{spec.name} {spec}"
+    """A tensor: `input_ids int64[batch, seq]`; one whose value is fixed: `axes int64[1] = [0]`."""
+    if (value := spec.array) is None:
+        return f"{spec.name} {spec}"
+    from tunesmith.runtime.manifest import array_text
+
+    return f"{spec.name} {spec} = {array_text(value)}"
 
 
 def sizes_text(sizes: Mapping[str, int]) -> str:

@@ -51,7 +51,7 @@ def _check(artifact: Artifact, oracle: Callable[[], Session], work: Dim) -> dict
     manifest = executable.manifest
     rows: list[Json] = []
     passed = True
-    for number, sizes in enumerate(sizes_to_verify(manifest.symbols)):
+    for number, sizes in enumerate(sizes_to_verify(manifest.given)):
         held = _affordable(manifest, sizes, work)
         bounds = {t.name: t.rows for t in manifest.inputs if t.rows is not None}
         feeds = make_inputs(manifest.inputs, held, seed=number, bounds=bounds)
@@ -69,9 +69,10 @@ def _check(artifact: Artifact, oracle: Callable[[], Session], work: Dim) -> dict
 
 def _affordable(manifest: Manifest, sizes: Mapping[str, int], work: Dim) -> dict[str, int]:
     """The sizes, the greatest of them halved until a run is no more than `_WORK`."""
-    least = {symbol.name: symbol.min for symbol in manifest.symbols}
+    least = {symbol.name: symbol.min for symbol in manifest.given}
+    guessed = {s.name: s.max or _MOST for s in manifest.symbols if s.name not in least}
     held = {name: max(min(sizes[name], _MOST), low) for name, low in least.items()}
-    while held and evaluate_dim(work, held) > _WORK:
+    while held and evaluate_dim(work, guessed | held) > _WORK:
         name = max(held, key=lambda name: held[name] - least[name])
         if held[name] == least[name]:
             break

@@ -23,7 +23,7 @@ _MAX_INLINED = 24
 class Group:
     """One kernel: what it computes first, and what is done to each element before it is stored."""
 
-    kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul or loops
+    kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul, loops or bind
     anchor: Node
     epilogue: list[Node] = field(default_factory=list)
     by_rows: bool = False  # attention: the result is stored as [B, T, H, E]
@@ -53,6 +53,8 @@ def kind_of(node: Node) -> str:
         return "gemm"
     if node.op.name in ("attention", "matmul"):
         return node.op.name
+    if "binds" in node.op.traits:
+        return "bind"
     if is_row_operator(node):
         return "rows"
     if has_windows(node):
@@ -110,7 +112,7 @@ def _with_epilogues(graph: Graph) -> list[Group]:
             group = Group(kind, node)
             order[group] = len(groups)
             groups.append(group)
-            if kind != "loops" and len(node.results) == 1:
+            if kind not in ("loops", "bind") and len(node.results) == 1:
                 tail[node.result] = group
             continue
         joined, nodes = _join(node, tail, order), [node]
@@ -277,6 +279,8 @@ def _role(user: Node, operand: int, group: Group) -> str:
     if user is not group.anchor:
         x = user.operands[operand]
         return "stream" if x is not None and x.type.size == user.result.type.size else "repeated"
+    if group.kind == "bind":
+        return "output"  # it is read outside of kernels
     if group.kind == "attention":
         if operand in (1, 2) and _is_long(user):
             return "keys"

@@ -11,9 +11,9 @@ from tvm import relax, tirx
 from tvm.ir import Expr as Prim
 from tvm.ir import IRModule
 
-from tunesmith.ir.dims import Dim, FloorDiv, Sym, bounds, dim
-from tunesmith.ir.graph import Graph, Value
-from tunesmith.ir.symbols import symbol_sources
+from tunesmith.ir.dims import Dim, DimExpr, FloorDiv, Sym, bounds, dim
+from tunesmith.ir.graph import Graph, Node, Value
+from tunesmith.ir.symbols import bound_symbol, data_symbols, symbol_sources
 from tunesmith.ir.target import Target
 from tunesmith.ir.types import TensorType
 from tunesmith.ir.work import flops
@@ -106,7 +106,7 @@ class _Module:
         """Write `main` and the kernels it calls."""
         _tie_tables(self.kernels)
         for kernel in self.kernels:
-            for value in kernel.reads:
+            for value in kernel.reads if kernel.group.kind != "bind" else ():
                 use = kernel.weight_use(value)
                 if use is not None:
                     self.uses.setdefault(use.key, use)
@@ -132,14 +132,17 @@ class _Module:
                     if any(value in kernel.reads for kernel in self.kernels):
                         self.flat[value] = self._view(var, (value.type.size,), value.type)
                 for kernel in self.kernels:
-                    self._call(kernel, slots)
+                    if kernel.group.kind == "bind":
+                        self._bind(kernel.group.anchor)
+                    else:
+                        self._call(kernel, slots)
                 outputs = [
                     self.builder.emit_output(self._reshape(self.flat[v], v.type.shape, v.type))
                     for v in self.graph.outputs
                 ]
             self.builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         module: IRModule = self.builder.get()
-        symbols = self.graph.symbols().values()
+        symbols = {**self.graph.symbols(), **data_symbols(self.graph)}.values()
         if all(symbol.high for symbol in symbols) and self._largest() <= _PLANNED_BYTES:
             # with every size bounded, storage is planned and shared before anything runs
             limits = {symbol.name: symbol.high for symbol in symbols} | self.sizes.limits
@@ -171,6 +174,23 @@ class _Module:
 
     def _view(self, x: relax.Expr, shape: tuple[object, ...], type: TensorType) -> relax.Expr:
         return self.builder.emit(self._reshape(x, shape, type))
+
+    def _bind(self, node: Node) -> None:
+        """Read a number, and let it be the value of a size: of a symbol, or running fails."""
+        (count,) = node.present_operands
+        size = node.attributes["size"]
+        assert isinstance(size, int | DimExpr)
+        shape: relax.Expr
+        if (known := count.constant) is not None:
+            shape = relax.ShapeExpr([int(known.array.item())])
+        else:
+            shape = relax.call_pure_packed(
+                "vm.builtin.tensor_to_shape", self.flat[count], ty_args=relax.ShapeType(ndim=1)
+            )
+        shape = self.builder.emit(shape)
+        self.builder.match_cast(shape, relax.ShapeType([self.sizes.expr(size)]))
+        if (symbol := bound_symbol(node)) is not None:
+            self.sizes.meanings.setdefault(symbol.name, size)
 
     def _call(self, kernel: Kernel, slots: dict[object, relax.Expr]) -> None:
         name = kernel.name

@@ -6,6 +6,7 @@ from ..onnx_call import Call, Result, Rule, Table
 from .activation import ACTIVATION
 from .attention import ATTENTION
 from .convolution import CONVOLUTION
+from .data_sizes import DATA_SIZES
 from .deconvolution import DECONVOLUTION
 from .grid import GRID
 from .linear import LINEAR
@@ -39,8 +40,8 @@ CONTROL: Table = {"If": ((1, _held),), "Loop": ((1, _held),), "Scan": ((8, _held
 RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
-        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
-              MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
+        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DATA_SIZES, DECONVOLUTION, GRID,
+              LINEAR, MATH, MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING)),
         ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_QUANTIZED)),
     )
@@ -49,7 +50,6 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
 }  # fmt: skip
 
 HINTS = {
-    ("", "NonMaxSuppression"): "results whose size depends on data are not supported",
     ("com.microsoft", "GroupQueryAttention"): "export attention as `Attention` of opset 23",
 }
 

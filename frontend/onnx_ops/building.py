@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tunesmith.ir.builder import Builder
 from tunesmith.ir.dims import Dim, product
-from tunesmith.ir.graph import Value
-from tunesmith.ir.interpreter import evaluate_node
 from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset import cast, expand, reshape, slice_, transpose
 from tunesmith.ir.types import DType, Shape
+
+from ..onnx_builder import ImportBuilder
 
 __all__ = [
     "along", "cast_to", "expand_to", "flatten_to", "index_axis", "permute", "reshape_to", "settled",
@@ -80,28 +76,8 @@ def along(x: Expr, axis: int, rank: int) -> Expr:
 
 def settled(x: Expr) -> Expr:
     """`x` as a constant, if it is computed from constants and known sizes only."""
-    found = _worked_out(x.value, {}, 64)
-    if found is None or x.value.constant is not None:
+    if x.value.constant is not None:
         return x
-    assert isinstance(x.emitter, Builder)
-    return x.emitter.constant(found)
-
-
-def _worked_out(
-    value: Value, known: dict[Value, NDArray[np.generic] | None], depth: int
-) -> NDArray[np.generic] | None:
-    if value.constant is not None:
-        return value.constant.array
-    if value in known:
-        return known[value]
-    node, found = value.producer, None
-    if node is not None and depth and value.type.is_static and len(node.results) == 1:
-        operands = [None if v is None else _worked_out(v, known, depth - 1) for v in node.operands]
-        absent = [v is None for v in node.operands]
-        if "pure" in node.op.traits and absent == [v is None for v in operands]:
-            try:
-                (found,) = evaluate_node(node.op, operands, node.attributes)
-            except KeyError:  # it asks for the value of a symbol
-                found = None
-    known[value] = found
-    return found
+    assert isinstance(x.emitter, ImportBuilder)
+    found = x.emitter.origins.array_of(x.value)
+    return x if found is None else x.emitter.constant(found)

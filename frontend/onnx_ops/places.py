@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from tunesmith.ir import opset as ops
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.ops import Expr
@@ -64,24 +62,7 @@ def _tensor_scatter(call: Call) -> Result:
     return ops.where(reshape_to(inside, shape), _rows(update, held, 0, axis), past)
 
 
-def _compress(call: Call) -> Result:
-    x = call.x()
-    array = call.tensor(1).array
-    if array is None:
-        call.fail("the size of its result depends on data, which is not supported")
-    if "axis" not in call.attributes:
-        x, axis = reshape_to(x, (x.type.size,)), 0
-    else:
-        axis = call.axis(call.integer("axis"), len(x.shape))
-    kept = np.flatnonzero(array.reshape(-1))
-    size = x.shape[axis]
-    if not isinstance(size, int) or array.size > size:
-        call.fail(f"{array.size} flags do not fit an axis of {size}")
-    return ops.gather(x, call.constant(kept.astype(np.int64)), axis=axis)
-
-
 PLACES: Table = {
-    "Compress": ((9, _compress),),
     "ReverseSequence": ((10, _reverse_sequence),),
     "TensorScatter": ((24, _tensor_scatter),),
 }

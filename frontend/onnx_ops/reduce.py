@@ -118,9 +118,9 @@ def _cumprod(call: Call) -> Result:
 
 
 def _topk(call: Call) -> Result:
-    k = call.sizes(1, "number of places")[0] if call.opset >= 10 else call.integer("k")
     axis = call.axis(call.integer("axis", -1), call.rank())
     size = call.shape()[axis]
+    k = call.counts(1, "number of places", size)[0] if call.opset >= 10 else call.integer("k")
     if isinstance(k, int) and isinstance(size, int) and not 0 <= k <= size:
         call.fail(f"it takes the first {k} of {size}")
     if not isinstance(k, int):

@@ -72,10 +72,7 @@ def _chosen(call: Call) -> list[int]:
 
 
 def _factors(call: Call, index: int) -> list[float]:
-    content = call.known(index)
-    if content is None:
-        call.fail("its factors depend on data, which is not supported")
-    items = content.reshape(-1).tolist()
+    items = call.elements(index, "list of factors").reshape(-1).tolist()
     if not all(isinstance(item, int | float) and item > 0 for item in items):
         call.fail("its factors depend on the sizes of the inputs, or are not positive",
                   hint="fix these sizes with `shapes` or `dims`")  # fmt: skip
@@ -85,16 +82,19 @@ def _factors(call: Call, index: int) -> list[float]:
 def _axes(call: Call, places: list[int], coordinates: str) -> list[Axis]:
     regions = [(0.0, 1.0)] * len(places)
     if coordinates == "tf_crop_and_resize":
-        content = call.known(1)
-        if content is None or content.size != 2 * len(places):
-            call.fail("its region of interest depends on data, or does not fit its axes")
+        content = call.elements(1, "region of interest")
+        if content.size != 2 * len(places):
+            call.fail(f"its region of interest has {content.size} elements, not {2 * len(places)}")
         flat = [float(np.float32(item)) for item in content.reshape(-1).tolist()]
         regions = list(zip(flat[: len(places)], flat[len(places) :], strict=True))
     if call.has(2) and call.shape(2) != (0,):
         factors = _factors(call, 2)
         if len(factors) != len(places):
             call.fail(f"{len(factors)} factors do not fit {len(places)} axes")
-        return _by_factors(call, factors, places, regions)
+        found = _by_factors(call, factors, places, regions)
+        if coordinates == "align_corners":
+            _check_corners(call, found)
+        return found
     sizes = call.sizes(3, "list of sizes")
     if len(sizes) != len(places):
         call.fail(f"{len(sizes)} sizes do not fit {len(places)} axes")
@@ -106,6 +106,21 @@ def _axes(call: Call, places: list[int], coordinates: str) -> list[Axis]:
         size = call.shape()[place]
         found.append(Axis(place, size, out, _quotient(out, size), region))
     return found
+
+
+def _check_corners(call: Call, axes: list[Axis]) -> None:
+    """The text of ONNX takes the distance of corners from the size, its tests from size x factor.
+
+    ONNX Runtime and PyTorch do as the text says; where the two differ, neither is right.
+    """
+    for axis in axes:
+        if isinstance(axis.size, int) and isinstance(axis.out, int) and axis.factor is not None:
+            off = abs(axis.size * axis.factor - axis.out)
+            if off > 1e-4 * max(axis.out, 1):
+                call.fail(
+                    f"corners cannot be aligned: {axis.size} x {axis.factor:g} is no whole size",
+                    hint="export it with sizes instead of factors",
+                )
 
 
 def _quotient(out: Dim, size: Dim) -> float | None:

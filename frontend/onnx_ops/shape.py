@@ -20,7 +20,8 @@ from ..onnx_call import Call, Result, Table, constant_tensor
 from ..onnx_content import of_items
 from ..onnx_shapes import at_least
 from ..onnx_tensors import read_tensor
-from .building import cast_to, expand_to, reshape_to
+from .building import cast_to, reshape_to
+from .data_sizes import numbers_from
 
 __all__ = ["SHAPE"]
 
@@ -59,7 +60,7 @@ def _constant(call: Call) -> Result:
 
 
 def _constant_of_shape(call: Call) -> Result:
-    shape = call.sizes(0, "shape")
+    shape = call.counts(0, "shape")
     value = call.array("value")
     filled = np.zeros(1, np.float32) if value is None else value
     if filled.size != 1:
@@ -84,12 +85,9 @@ def _constant_of_shape(call: Call) -> Result:
 
 def _range(call: Call) -> Result:
     dtype = call.dtype()
-    items = [call.known(i) for i in range(3)]
+    items = [call.settled(call.tensor(i)).content for i in range(3)]
     if any(item is None for item in items):
-        call.fail(
-            "its length depends on data, which is not supported",
-            hint="lengths must follow from constants and the sizes of the inputs",
-        )
+        return numbers_from(call, *(reshape_to(call.x(i), ()) for i in range(3)))
     start, limit, delta = (item.reshape(-1)[0] for item in items if item is not None)
     if isinstance(delta, DimExpr) or delta == 0:
         call.fail("its step is not a known number")
@@ -137,10 +135,14 @@ def _eye_like(call: Call) -> Result:
 def _trilu(call: Call) -> Result:
     x = call.x()
     rows, columns = x.shape[-2:]
-    offset = call.sizes(1, "diagonal")[0] if call.has(1) else 0
+    offset: Dim | None = 0
+    if call.has(1):
+        offset = call.sizes(1, "diagonal")[0] if call.known(1) is not None else None
     row = reshape_to(ops.iota(size=rows, dtype=DType.i64), (rows, 1))
     column = reshape_to(ops.iota(size=columns, dtype=DType.i64), (1, columns))
-    if isinstance(offset, DimExpr):
+    if offset is None:
+        row = row + reshape_to(cast_to(call.x(1), DType.i64), ())
+    elif isinstance(offset, DimExpr):
         row = row + ops.dim_value(size=offset, dtype=DType.i64)
     elif offset:
         row = row + offset
@@ -150,7 +152,7 @@ def _trilu(call: Call) -> Result:
 
 def _one_hot(call: Call) -> Result:
     indices, values = call.x(0), call.x(2)
-    depth = call.sizes(1, "depth")[0]
+    depth = call.counts(1, "depth")[0]
     axis = call.integer("axis", -1)
     rank = len(indices.shape) + 1
     axis = call.axis(axis, rank)
@@ -165,23 +167,10 @@ def _one_hot(call: Call) -> Result:
     return ops.where(hot, on, off)
 
 
-def _non_zero(call: Call) -> Result:
-    """Places of what is not zero: only of a tensor that is all ones, an old spelling of a range."""
-    node = call.x().value.producer
-    if node is None or node.op is not ops.full or not node.attributes["value"]:
-        call.fail("the size of its result depends on data, which is not supported")
-    shape = call.shape()
-    if len(shape) != 1:
-        call.fail("of a constant, it is supported on one axis only")
-    line = ops.iota(size=shape[0], dtype=DType.i64)
-    return expand_to(reshape_to(line, (1, shape[0])), (1, shape[0]))
-
-
 SHAPE: Table = {
     "Constant": ((1, _constant),),
     "ConstantOfShape": ((9, _constant_of_shape),),
     "EyeLike": ((9, _eye_like),),
-    "NonZero": ((9, _non_zero),),
     "OneHot": ((9, _one_hot),),
     "Range": ((11, _range),),
     "Shape": ((1, _shape),),

@@ -80,7 +80,7 @@ def _stft(call: Call) -> Result:
     step = call.integers(1, "step")[0]
     window = settled(call.x(2)).value.constant if call.has(2) else None
     if call.has(2) and window is None:
-        call.fail("its window depends on data, which is not supported")
+        call.undecided("its window depends on data, which is not supported", call.tensor(2))
     if call.has(3):
         length = call.integers(3, "length of a frame")[0]
     elif window is not None:
@@ -111,9 +111,11 @@ def _stft(call: Call) -> Result:
 def _mel(call: Call) -> Result:
     """Triangles between frequencies that are evenly far apart on the mel scale."""
     bins, length, rate = (call.integers(i, "number")[0] for i in range(3))
-    low, high = (call.scalar(i) for i in (3, 4))
-    if low is None or high is None or min(bins, length, rate) < 1:
-        call.fail("its edges depend on data, or its numbers are not positive")
+    low, high = (call.elements(i, "edge").reshape(-1)[0] for i in (3, 4))
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        call.fail("its edges depend on the sizes of the inputs")
+    if min(bins, length, rate) < 1:
+        call.fail("its numbers are not positive")
     if bins * length > _MOST:
         call.fail(f"{bins} bands of {length} elements are too many")
     edges = 2595.0 * np.log10(1.0 + np.array([low, high], np.float64) / 700.0)

@@ -16,6 +16,7 @@ from ..limits import LIMITS
 from ..onnx_call import Call, Result, Table
 from ..onnx_shapes import at_least, text_of
 from .building import expand_to, index_axis, reshape_to, slice_to
+from .data_sizes import sliced_by_data
 
 __all__ = ["SLICING"]
 
@@ -99,10 +100,15 @@ def _slice_attributes(call: Call) -> Result:
 
 
 def _slice(call: Call) -> Result:
-    starts, stops = call.sizes(1, "start"), call.sizes(2, "end")
-    axes = call.integers(3, "list of axes") if call.has(3) else tuple(range(len(starts)))
-    steps = call.integers(4, "step") if call.has(4) else (1,) * len(starts)
-    return _slice_all(call, starts, stops, axes, steps)
+    ends = [call.settled(call.tensor(i)) for i in (1, 2)]
+    count = ends[0].type.size
+    if not isinstance(count, int) or ends[1].type.size != count:
+        call.fail(f"its starts {ends[0].type} and its ends {ends[1].type} are not equally many")
+    axes = call.integers(3, "list of axes") if call.has(3) else tuple(range(count))
+    steps = call.integers(4, "step") if call.has(4) else (1,) * count
+    if any(end.content is None for end in ends):
+        return sliced_by_data(call, axes, steps)
+    return _slice_all(call, call.sizes(1, "start"), call.sizes(2, "end"), axes, steps)
 
 
 def _check_places(call: Call, index: int, size: Dim) -> None:
@@ -181,16 +187,17 @@ def _pad_attributes(call: Call) -> Result:
 
 
 def _pad(call: Call) -> Result:
-    value: bool | int | float | None = 0.0
+    value: float | Expr = 0.0
     if call.has(2):
-        value = call.scalar(2)
-        if value is None:
-            call.fail("the value it pads with depends on data, which is not supported")
+        known = call.scalar(2)
+        value = reshape_to(call.x(2), ()) if known is None else known
     axes = call.integers(3, "list of axes") if call.has(3) else None
-    return _padded(call, call.integers(1, "amount of padding"), value or 0.0, axes)
+    return _padded(call, call.integers(1, "amount of padding"), value, axes)
 
 
-def _padded(call: Call, pads: tuple[int, ...], value: float, axes: tuple[int, ...] | None) -> Expr:
+def _padded(
+    call: Call, pads: tuple[int, ...], value: float | Expr, axes: tuple[int, ...] | None
+) -> Expr:
     x = call.x()
     rank = len(x.shape)
     chosen = [call.axis(a, rank) for a in axes] if axes is not None else list(range(rank))
@@ -204,7 +211,11 @@ def _padded(call: Call, pads: tuple[int, ...], value: float, axes: tuple[int, ..
     mode = call.text("mode", "constant")
     if mode == "constant":
         _check_budget(call, x, low, high)
-        return ops.pad(x, low=tuple(low), high=tuple(high), value=float(value))
+        ends = {"low": tuple(low), "high": tuple(high)}
+        if isinstance(value, float | int):
+            return ops.pad(x, **ends, value=float(value))
+        inside = ops.pad(ops.full(value=True, shape=x.shape, dtype=DType.bool), **ends, value=0.0)
+        return ops.where(inside, ops.pad(x, **ends, value=0.0), value)
     for axis in range(rank):
         if low[axis] or high[axis]:
             x = _mirrored(call, x, axis, low[axis], high[axis], mode)

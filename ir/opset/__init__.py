@@ -6,6 +6,7 @@ from .activation import *  # noqa: F403
 from .attention import *  # noqa: F403
 from .control import *  # noqa: F403
 from .convolution import *  # noqa: F403
+from .data_sizes import *  # noqa: F403
 from .math import *  # noqa: F403
 from .movement import *  # noqa: F403
 from .norm import *  # noqa: F403

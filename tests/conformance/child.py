@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tests.conformance.engines import Engine, Refused, one_line
+from tests.conformance.engines import Engine, Refused, deciding, one_line
 from tests.conformance.judge import judge
 from tests.conformance.records import Row
 from tests.conformance.suite import Case, as_value
@@ -156,5 +156,5 @@ def run_case(case: Case, engine: Engine) -> Row:
         reason, ulp = judge(outputs, wanted, case.rtol, case.atol)
         worst = max(worst, ulp)
         if reason:
-            return Row(case.name, "wrong", reason, worst, stages)
-    return Row(case.name, "pass", "", worst, stages)
+            return Row(case.name, "wrong", reason, worst, stages, deciding(run))
+    return Row(case.name, "pass", "", worst, stages, deciding(run))

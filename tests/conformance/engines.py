@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from tests.conformance.suite import Array, Value
 
-__all__ = ["ENGINES", "Engine", "Refused", "one_line"]
+if TYPE_CHECKING:
+    from tunesmith.onnx_backend import Model
+
+__all__ = ["ENGINES", "Engine", "Refused", "deciding", "one_line"]
 
 Run = Callable[[Sequence[Value]], list[Value]]
 Stages = MutableMapping[str, float]
@@ -48,6 +51,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def deciding(run: Run) -> tuple[str, ...]:
+    """The inputs whose elements an engine waited for before it compiled."""
+    found: tuple[str, ...] = getattr(run, "deciding", ())
+    return found
+
+
 def fed(model: ModelProto) -> list[str]:
     """The inputs that a case gives values for: those without an initializer."""
     fixed = {tensor.name for tensor in model.graph.initializer}
@@ -60,6 +69,7 @@ class Tunesmith:
 
     preset: str = "O2"
     target: str = "host"
+    ahead: bool = False  # compile without a look at any input
 
     @property
     def title(self) -> str:
@@ -67,6 +77,7 @@ class Tunesmith:
         from tunesmith import __version__
 
         where = "" if self.target == "host" else f", {self.target}"
+        where += ", all ahead of time" if self.ahead else ""
         return f"tunesmith {__version__}, {self.preset}{where}"
 
     def warm(self) -> None:
@@ -92,92 +103,63 @@ class Tunesmith:
                 os.environ["TUNESMITH_CACHE"] = chosen
 
     def prepare(self, model: ModelProto, stages: Stages, *, load: bool = True) -> Run:
-        """Compile for one thread of this machine."""
-        from tunesmith import runtime
+        """Compile for one thread of this machine, by ONNX's own backend interface.
+
+        Where elements of inputs decide sizes, it is compiled when they are fed; not if `ahead`.
+        """
+        from tunesmith import onnx_backend
         from tunesmith.driver import compile_model
-        from tunesmith.ir.diagnostics import FrontendError, UnsupportedOp, UnsupportedTarget
 
-        try:
-            artifact = compile_model(model, target=self.target, preset=self.preset, threads=1)
-        except UnsupportedOp as error:
-            raise Refused(_missing(error.message)) from error
-        except (FrontendError, UnsupportedTarget) as error:
-            operator = re.search(r"\((\w+)\)$|^operator `(\w+)`$", error.where or "")
-            where = next(filter(None, operator.groups()), "") if operator else ""
-            text = f"`{where}`: {error.message}" if where else error.message
-            raise Refused(" ".join(text.split())[:300]) from error
-        told = artifact.manifest.report["seconds"]
-        assert isinstance(told, dict)
-        stages.update({name: float(str(value)) for name, value in told.items()})
+        options: dict[str, Any] = {"target": self.target, "preset": self.preset, "threads": 1}
         if not load:
+            compile_model(model, **options)
             return lambda given: []
-        start = time.perf_counter()
-        executable = runtime.load(artifact, threads=1)
-        stages["load"] = time.perf_counter() - start
-        names = fed(model)
-
-        def run(given: Sequence[Value]) -> list[Value]:
-            feeds: dict[str, Array] = {}
-            for name, value in zip(names, given, strict=False):
-                assert isinstance(value, np.ndarray), "only tensors are imported"
-                feeds[name] = value
-            return [*executable.run(feeds).values()]
-
-        return run
+        with _refusals():
+            prepared = onnx_backend.prepare(model, **options)
+        if self.ahead and prepared.deciding:
+            raise Refused(f"the values of {', '.join(prepared.deciding)} decide sizes")
+        return _Ours(prepared, fed(model), stages)
 
 
 @dataclass
-class Fixed:
-    """Ours, with the values of operands that decide sizes known when it compiles.
+class _Ours:
+    """A prepared model as the suite calls it; `deciding` tells whose values it waited for."""
 
-    The suite feeds axes, sizes and places as inputs; models hold them as constants. Where we
-    refuse for that reason, all inputs after the first become constants, or all if need be.
-    """
-
-    inner: Tunesmith = field(default_factory=Tunesmith)
+    model: Model
+    names: Sequence[str]
+    stages: Stages
 
     @property
-    def title(self) -> str:
-        """The package and its version."""
-        return f"{self.inner.title}, operands that decide sizes fixed"
+    def deciding(self) -> tuple[str, ...]:
+        return self.model.deciding
 
-    def warm(self) -> None:
-        """As the engine inside."""
-        self.inner.warm()
-
-    def prepare(self, model: ModelProto, stages: Stages) -> Run:
-        """Compile now if that is possible, else with the values of the first run."""
-        try:
-            return self.inner.prepare(model, stages)
-        except Refused as error:
-            if "depends on data" not in str(error):
-                raise
-
-        def run(given: Sequence[Value]) -> list[Value]:
-            for first in (1, 0):
-                held = _with_constants(model, given, first)
-                try:
-                    return self.inner.prepare(held, stages)(given[:first])
-                except Refused as error:
-                    if not first or "depends on data" not in str(error):
-                        raise
-            raise AssertionError("the last attempt returns or raises")
-
-        return run
+    def __call__(self, given: Sequence[Value]) -> list[Value]:
+        feeds: dict[str, Array] = {}
+        for name, value in zip(self.names, given, strict=False):
+            assert isinstance(value, np.ndarray), "only tensors are imported"
+            feeds[name] = value
+        with _refusals():
+            executable = self.model.executable(feeds)
+        told = executable.manifest.report["seconds"]  # of the last one, if several were compiled
+        assert isinstance(told, dict)
+        self.stages.update({name: float(str(value)) for name, value in told.items()})
+        return [*executable.run(feeds).values()]
 
 
-def _with_constants(model: ModelProto, given: Sequence[Value], first: int) -> ModelProto:
-    """The model with its inputs from `first` on as initializers."""
-    held = ModelProto()
-    held.CopyFrom(model)
-    names = fed(model)[first:]
-    for name, value in zip(names, given[first:], strict=False):
-        assert isinstance(value, np.ndarray), "only tensors are imported"
-        held.graph.initializer.append(numpy_helper.from_array(value, name))
-    kept = [value for value in held.graph.input if value.name not in names]
-    del held.graph.input[:]
-    held.graph.input.extend(kept)
-    return held
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Compiling: what is raised by name, before anything runs, is a refusal."""
+    from tunesmith.ir.diagnostics import FrontendError, UnsupportedOp, UnsupportedTarget
+
+    try:
+        yield
+    except UnsupportedOp as error:
+        raise Refused(_missing(error.message)) from error
+    except (FrontendError, UnsupportedTarget) as error:
+        operator = re.search(r"\((\w+)\)$|^operator `(\w+)`$", error.where or "")
+        where = next(filter(None, operator.groups()), "") if operator else ""
+        text = f"`{where}`: {error.message}" if where else error.message
+        raise Refused(" ".join(text.split())[:300]) from error
 
 
 def _missing(message: str) -> str:
@@ -266,7 +248,7 @@ class TvmImporter:
 
 ENGINES: dict[str, Callable[[], Engine]] = {
     "tunesmith": Tunesmith,
-    "tunesmith-fixed": Fixed,
+    "tunesmith-ahead": lambda: Tunesmith(ahead=True),
     "tunesmith-O0": lambda: Tunesmith("O0"),
     "tunesmith-v2": lambda: Tunesmith(target="x86-64-v2"),
     "tunesmith-v3": lambda: Tunesmith(target="x86-64-v3"),

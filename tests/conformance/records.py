@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Row:
     reason: str = ""
     ulp: int = 0
     stages: Mapping[str, float] | None = None  # seconds, where the engine tells
+    deciding: Sequence[str] = ()  # the inputs whose elements it compiled for
 
     def as_json(self) -> str:
         """One line."""

@@ -34,9 +34,12 @@ bfloat16 is widened to rtol 2^-6. NaN equals NaN, and text is exact. Each case r
 child with a deadline of 60 s, the engine on one thread. `unsupported` was refused by name before
 anything ran; `error` was accepted and failed then.
 
-The suite feeds axes, sizes and places as inputs, which models hold as constants. `operands that
-decide sizes fixed` is a row of its own: where we refuse a case for that, and only there, its inputs
-after the first (or all) are initializers when it is compiled."""
+The suite calls `prepare(model)` and then `run(inputs)`, and feeds axes, sizes and places as inputs,
+which models hold as constants. Where elements of inputs decide sizes, `tunesmith.onnx_backend`
+compiles when `run` brings them, once for each of their values, and refuses the executable any other
+ones; which inputs these are is what the importer asks for. `of these, values seen` counts the
+passes that were compiled so; `all ahead of time` is the same compiler without a look at any
+input: there they are refused."""
 
 
 class _Engine(TypedDict):
@@ -62,12 +65,18 @@ def write_report(
     for key, (title, rows) in found.items():
         engines[key] = {
             "title": title,
-            "rows": {r.name: [r.column, r.ulp, r.reason if key == OURS else ""] for r in rows},
+            "rows": {r.name: _cells(r, key == OURS) for r in rows},
         }
     order = [key for key in (OURS, *engines) if key in engines]
     engines = {key: engines[key] for key in dict.fromkeys(order)}
     path.write_text(_as_json(versions, engines), encoding="utf-8")
     (folder / "conformance.md").write_text(render(versions, engines, known), encoding="utf-8")
+
+
+def _cells(row: Row, ours: bool) -> list[str | int]:
+    """What is kept of a case: column, distance, our reason, the inputs whose values it took."""
+    cells: list[str | int] = [row.column, row.ulp, row.reason if ours else ""]
+    return [*cells, ", ".join(row.deciding)] if row.deciding else cells
 
 
 def _as_json(versions: Mapping[str, str], engines: Mapping[str, _Engine]) -> str:
@@ -113,13 +122,16 @@ def render(
 
 def _table(engines: Mapping[str, _Engine]) -> Iterator[str]:
     core = set(names(core=True))
-    yield f"| engine | cases | {' | '.join(COLUMNS)} | share |"
-    yield f"|---|---|{'---:|' * (len(COLUMNS) + 1)}"
+    shown = [COLUMNS[0], "of these, values seen", *COLUMNS[1:]]
+    yield f"| engine | cases | {' | '.join(shown)} | share |"
+    yield f"|---|---|{'---:|' * (len(shown) + 1)}"
     for engine in engines.values():
         for label, chosen in (("core", core), ("all", set(names()))):
             rows = [row for name, row in engine["rows"].items() if name in chosen]
             counts = Counter(row[0] for row in rows)
-            cells = " | ".join(f"{counts[column]:,}" for column in COLUMNS)
+            seen = sum(row[0] == "pass" and len(row) > 3 for row in rows)
+            figures = [counts[COLUMNS[0]], seen, *(counts[column] for column in COLUMNS[1:])]
+            cells = " | ".join(f"{figure:,}" for figure in figures)
             share = counts["pass"] / len(rows) if rows else 0.0
             cell = f"| {engine['title']} | {label} {len(rows):,} | {cells} | {share:.1%} |"
             yield cell.replace("%", " %")
@@ -129,7 +141,7 @@ def _refused(rows: Mapping[str, Sequence[str | int]]) -> Iterator[str]:
     core = {case.name for case in listed() if case.core}
     every: Counter[str] = Counter()
     inside: Counter[str] = Counter()
-    for name, (column, _, reason) in rows.items():
+    for name, (column, _, reason, *_) in rows.items():
         if column == "unsupported":
             every[str(reason)] += 1
             inside[str(reason)] += name in core
@@ -160,6 +172,6 @@ def _tolerances() -> Iterator[str]:
 def _farthest(rows: Mapping[str, Sequence[str | int]]) -> Iterator[str]:
     yield "| case | ULP |"
     yield "|---|---:|"
-    passed = [(int(ulp), name) for name, (column, ulp, _) in rows.items() if column == "pass"]
+    passed = [(int(ulp), name) for name, (column, ulp, *_) in rows.items() if column == "pass"]
     for ulp, name in sorted(passed, key=lambda item: (-item[0], item[1]))[:FARTHEST]:
         yield f"| `{name}` | {ulp:,} |"

@@ -175,9 +175,10 @@ def test_the_list_is_updated_and_reads_back(tmp_path: Path) -> None:
 def test_the_tables() -> None:
     rows: dict[str, list[str | int]] = {
         "test_abs": ["pass", 1, ""],
+        "test_cos": ["pass", 1, "", "axes"],
         "test_lstm_defaults": ["unsupported", 0, "no import rule: `LSTM`"],
     }
     text = render({"onnx": "1"}, {"tunesmith": {"title": "T", "rows": rows}}, KNOWN)
-    assert "| T | core 2 | 1 | 1 | 0 | 0 | 0 | 0 | 50.0 % |" in text
+    assert "| T | core 3 | 2 | 1 | 1 | 0 | 0 | 0 | 0 | 66.7 % |" in text
     assert "| no import rule: `LSTM` | 1 | 1 |" in text
     assert "| `b` | wrong | why |" in text

@@ -88,7 +88,7 @@ def test_all_routes_give_one_graph(name: str, tmp_path: Path) -> None:
     inputs = subject.inputs(3, 9)
     program: Any = export_module(module, tuple(inputs.values()), None, subject.dynamic, BOUNDS)
     torch.export.save(program, tmp_path / "m.pt2")
-    graph = import_program(program, shapes={}, dims={}, dynamic=subject.dynamic)
+    graph = import_program(program, shapes={}, dims={}, values={}, dynamic=subject.dynamic)
     assert [value.name for value in graph.inputs] == list(inputs)
     sizes = {symbol.name: (symbol.low, symbol.high) for symbol in graph.symbols().values()}
     assert sizes == {n: BOUNDS[n] for n in sizes}

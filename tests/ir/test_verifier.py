@@ -151,8 +151,12 @@ BROKEN: list[tuple[Callable[[Graph], None], str, str]] = [
     (other_operator, "operands", "is not an operator of the table"),
     (wrong_type, "types", r"inference gives f32\[2\*B, 2\], the node has f32\[B, 4\]"),
     (wrong_size, "types", "`reshape`: f32"),
-    (free_symbol, "symbols", "the symbol `P`, which no input determines"),
-    (free_attribute, "symbols", "attribute `size` has the symbol `P`, which no input determines"),
+    (free_symbol, "symbols", "the symbol `P`, which nothing above determines"),
+    (
+        free_attribute,
+        "symbols",
+        "`size` has the symbol `P`, which nothing above determines",
+    ),
     (other_bounds, "symbols", "other bounds: 1<=B and 1<=B<=9"),
 ]
 

@@ -51,7 +51,7 @@ def edit(path: str, value: object) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit("format_version", 3), "format version 3 is not known"),
+        (edit("format_version", 2), "format version 2 is not known"),
         (edit("format_version", "1"), "format version '1' is not known"),
         (edit("format_version", True), "format version True is not known"),
         (edit("extra", 1), "unknown key `extra`"),
@@ -64,6 +64,10 @@ def edit(path: str, value: object) -> Callable[[Any], None]:
         (edit("inputs/0/dims/0", "n +"), "has an odd dim"),
         (edit("inputs/0/dims/0", "3"), "should be a number"),
         (edit("inputs/0/dtype", "float8"), "unknown dtype `float8`"),
+        (edit("inputs/0/value", "AAAA"), "has an odd value"),
+        (edit("inputs/0/value", "?"), "has an odd value"),
+        (edit("inputs/0/value", 1), "value is not of type `str`"),
+        (edit("outputs/0/value", "AAAA"), "is given, yet fixed"),
         (edit("inputs/0/name", ""), "without a proper name"),
         (edit("inputs/0/name", "a\0b"), "without a proper name"),
         (edit("outputs", []), "outputs is empty"),
@@ -97,7 +101,7 @@ def test_lies_are_refused(change: Callable[[Any], object], message: str) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", "{", "[" * 100_000, '{"format_version": 2}', '{"format_version": NaN}',
+    ["", "[]", "null", "{", "[" * 100_000, '{"format_version": 3}', '{"format_version": NaN}',
      '{"a": ' + "1" * 5000 + "}"],
 )  # fmt: skip
 def test_text_that_is_no_manifest(text: str) -> None:

@@ -19,6 +19,7 @@ from .literals import TVM_DTYPE, immediate
 from .loops import for_each, is_large
 from .movement import wrapped
 from .scalar import cast_to, is_nan
+from .suppress import emit_suppress
 
 __all__ = ["LOOP_KERNELS", "emit_loops"]
 
@@ -410,4 +411,5 @@ LOOP_KERNELS: dict[str, Callable[[Evaluator, Node, Sequence[tirx.Buffer]], None]
     "conv": _conv,
     "max_pool": _pool,
     "average_pool": _pool,
+    "suppress": emit_suppress,
 }
