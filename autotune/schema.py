@@ -14,7 +14,17 @@ from sqlalchemy.engine import Connection
 
 from tunesmith.ir.diagnostics import TuneError
 
-__all__ = ["STEPS", "DamageError", "Step", "devices", "migrate", "trials", "version", "workloads"]
+__all__ = [
+    "STEPS",
+    "DamageError",
+    "Step",
+    "devices",
+    "migrate",
+    "settings",
+    "trials",
+    "version",
+    "workloads",
+]
 
 Step = Callable[[Connection], None]
 
@@ -129,7 +139,8 @@ def _definitions(connection: Connection) -> str:
     """The text of our tables' definitions; a server guards its own, and has none here."""
     if connection.dialect.name != "sqlite":
         return ""
-    query = "SELECT name, sql FROM sqlite_master WHERE tbl_name LIKE 'tunesmith!_%' ESCAPE '!'"
+    ours = "tbl_name LIKE 'tunesmith!_%' ESCAPE '!'"
+    query = f"SELECT name, sql FROM sqlite_master WHERE {ours} ORDER BY name"
     return "\n".join(f"{name} {sql}" for name, sql in connection.exec_driver_sql(query).fetchall())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -48,9 +49,10 @@ class Selection:
 class Pruning:
     """Which trials go: those for which any of these says so.
 
-    `failed`: those that are neither ok nor slower; `slow`: all but the best `keep` of each
-    workload, device and versions; `versions`: those of any other versions; `before`: those measured
-    before this ISO 8601 time; `damaged`: rows that are not what was written.
+    `failed`: those that are neither ok nor slower; `keep`: all but the best so many of each
+    workload, device and versions; `versions`: those of any other versions; `before`: those that are
+    known to be measured before this ISO 8601 time, UTC if it names no zone; `damaged`: rows that
+    are not what was written. Raises `TuneError` if nothing or nonsense is asked for.
     """
 
     failed: bool = False
@@ -62,6 +64,11 @@ class Pruning:
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 0:
             raise TuneError("a negative number of trials cannot be kept")
+        if self.before is not None and _moment(self.before) is None:
+            raise TuneError(
+                f"`{self.before}` is no time",
+                hint="a time is written `2026-11-22` or `2026-11-22T07:00:00Z`",
+            )
         wishes = (self.keep, self.versions, self.before, self.failed or None, self.damaged or None)
         if all(wish is None for wish in wishes):
             raise TuneError(
@@ -184,8 +191,21 @@ def _goes(record: Record, pruning: Pruning) -> bool:
     return (
         (pruning.failed and failed)
         or (pruning.versions is not None and record.versions != pruning.versions)
-        or (pruning.before is not None and record.at < pruning.before)
+        or (pruning.before is not None and _is_older(record.at, pruning.before))
     )
+
+
+def _is_older(at: str, limit: str) -> bool:
+    left, right = _moment(at), _moment(limit)
+    return left is not None and right is not None and left < right
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _rank(record: Record) -> tuple[bool, float]:

@@ -108,9 +108,10 @@ def _speed(folder: Path) -> list[str]:
         best = time.perf_counter() - began
     size = path.stat().st_size / 1e6
     return [
-        f"With a load average of {os.getloadavg()[1]:.1f}, one record takes {add * 1e3:.1f} ms until it is durable. A store of {count + 200:,} "
-        f"records ({size:.0f} MB) is opened and checked in {opened:.2f} s; the best of "
-        f"{count // 5:,} trials of one workload is found in {best:.2f} s.",
+        f"With a load average of {os.getloadavg()[1]:.1f}, one record takes {add * 1e3:.1f} ms "
+        f"until it is durable. A store of {count + 200:,} records ({size:.0f} MB) is opened and "
+        f"checked in {opened:.2f} s; the best of {count // 5:,} trials of one workload is found in "
+        f"{best:.2f} s.",
     ]
 
 

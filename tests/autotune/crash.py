@@ -14,6 +14,7 @@ import random
 import resource
 import shutil
 import signal
+import sqlite3
 import time
 import traceback
 from collections import Counter
@@ -125,6 +126,46 @@ def kill_writers(folder: Path, kills: int, writers: int = 3, seed: int = 0) -> K
     for writer, count in acknowledged.items():
         result.lost += len(set(range(count)) - numbers[writer])
         result.holes += numbers[writer] != set(range(len(numbers[writer])))
+    result.wrong = sum(r != expected(r.seed, r.trial) for r in stored)
+    return result
+
+
+def rebuild_under_writers(folder: Path, rounds: int, writers: int = 3) -> Kills:
+    """Damage a row while several write, and let a reader rebuild the file under their hands."""
+    result = Kills()
+    path = folder / "rebuilt.db"
+    running = {writer: _Writer(path, writer) for writer in range(writers)}
+    gone: set[tuple[int, int]] = set()
+    try:
+        for writer, child in running.items():
+            if not child.wait_for_first(60):
+                result.failures.append(f"{writer}: {child.end()}")
+        for turn in range(rounds):
+            time.sleep(0.1)
+            writer = turn % writers
+            with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+                change = "UPDATE tunesmith_trials SET seconds = '[1]' WHERE seed = ? AND trial = ?"
+                # Not the first record: what this writer acknowledged last is the interesting one.
+                [[last]] = connection.execute(
+                    "SELECT max(trial) FROM tunesmith_trials WHERE seed = ?", (writer,)
+                )
+                connection.execute(change, (writer, last))
+                connection.commit()
+            gone.add((writer, last))
+            with open_database(path, tell=result.told.append) as database:
+                database.records()
+    finally:
+        acknowledged = {}
+        for writer, child in running.items():
+            words = child.end()
+            result.failures += [words] if words else []
+            acknowledged[writer] = child.count()
+    with open_database(path, tell=result.told.append) as database:
+        stored = database.records()
+    result.acknowledged = sum(acknowledged.values())
+    result.stored = len(stored)
+    promised = {(w, n) for w, count in acknowledged.items() for n in range(count)} - gone
+    result.lost = len(promised - {(r.seed, r.trial) for r in stored})
     result.wrong = sum(r != expected(r.seed, r.trial) for r in stored)
     return result
 

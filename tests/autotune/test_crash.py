@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .crash import corrupt, fill_disks, kill_writers
+from .crash import corrupt, fill_disks, kill_writers, rebuild_under_writers
 
 
 @pytest.mark.slow
@@ -16,6 +16,14 @@ def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path) -> No
     assert result.acknowledged > 10
     assert (result.lost, result.wrong, result.holes) == (0, 0, 0)
     assert (result.told, result.failures) == ([], [])
+
+
+@pytest.mark.slow
+def test_a_rebuild_under_writers_loses_only_what_was_damaged(tmp_path: Path) -> None:
+    result = rebuild_under_writers(tmp_path, rounds=3)
+    assert len(result.told) == 3, result.told
+    assert result.acknowledged > 10
+    assert (result.lost, result.wrong, result.failures) == (0, 0, [])
 
 
 def test_a_full_disk_is_told_and_harms_nothing(tmp_path: Path) -> None:

@@ -152,6 +152,9 @@ def test_merge_keeps_what_is_there(cli: Cli, store: Path, tmp_path: Path) -> Non
         (["--versions", "other"], []),
         (["--versions", RECORDS[0].versions], [0, 1, 2, 3, 4]),
         (["--before", "2026-11-22T12:00:00Z"], [4]),
+        (["--before", "2026-11-22"], [0, 1, 2, 3, 4]),
+        (["--before", "2026-11-22T07:00:00-01:00"], [4]),
+        (["--before", "2026-11-22T07:00:00+01:00"], [0, 1, 2, 3, 4]),
         (["--damaged"], [0, 1, 2, 3, 4]),
     ],
 )
@@ -160,12 +163,16 @@ def test_prune(cli: Cli, store: Path, options: list[str], left: list[int]) -> No
     assert result.code == 0, result.err
     assert f"deleted   {len(RECORDS) - len(left)} trials" in result.out
     assert stored(store) == [RECORDS[i] for i in left]
+    assert not [p for p in store.parent.iterdir() if ".damaged-" in p.name]
 
 
 def test_prune_wants_to_be_told(cli: Cli, store: Path) -> None:
     result = cli("db", "prune", "--db", store)
     assert result.code == 1
     assert "hint: say `--failed`" in result.err
+    result = cli("db", "prune", "--db", store, "--before", "yesterday")
+    assert result.code == 1
+    assert "`yesterday` is no time" in result.err
     assert stored(store) == RECORDS
 
 
