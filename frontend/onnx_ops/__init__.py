@@ -10,7 +10,7 @@ from .deconvolution import DECONVOLUTION
 from .grid import GRID
 from .linear import LINEAR
 from .math import MATH
-from .microsoft import MICROSOFT
+from .microsoft import MICROSOFT, UNDEFINED
 from .microsoft_attention import MICROSOFT_ATTENTION
 from .microsoft_quantized import MICROSOFT_QUANTIZED
 from .movement import MOVEMENT
@@ -41,7 +41,7 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     for domain, tables in (
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
               MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
-              RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING)),
+              RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING, UNDEFINED)),
         ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_QUANTIZED)),
     )
     for table in tables
