@@ -7,6 +7,7 @@ from .activation import ACTIVATION
 from .attention import ATTENTION
 from .convolution import CONVOLUTION
 from .deconvolution import DECONVOLUTION
+from .grams import GRAMS
 from .grid import GRID
 from .linear import LINEAR
 from .math import MATH
@@ -39,7 +40,7 @@ CONTROL: Table = {"If": ((1, _held),), "Loop": ((1, _held),), "Scan": ((8, _held
 RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
-        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRID, LINEAR, MATH,
+        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DECONVOLUTION, GRAMS, GRID, LINEAR, MATH,
               MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING, UNDEFINED)),
         ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_QUANTIZED)),
