@@ -254,6 +254,11 @@ class Call:
         found = self._attribute(name, AttributeProto.INTS)
         return None if found is None else tuple(found.ints)
 
+    def number_list(self, name: str) -> list[float] | None:
+        """A list of numbers as an attribute, or `None`."""
+        found = self._attribute(name, AttributeProto.FLOATS)
+        return None if found is None else [float(item) for item in found.floats]
+
     def array(self, name: str) -> NDArray[np.generic] | None:
         """A tensor attribute, or `None`."""
         found = self._attribute(name, AttributeProto.TENSOR)

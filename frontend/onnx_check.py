@@ -227,6 +227,9 @@ def _undefined(node: NodeProto, name: str, producers: dict[str, NodeProto], wher
     )
 
 
+UNDEFINED = frozenset({("", "SimplifiedLayerNormalization")})
+
+
 def run_checker(model: ModelProto, hidden: Container[str] = ()) -> None:
     """The checker of ONNX, on the model without its large weights: those are inputs to it."""
     thin = ModelProto()
@@ -236,7 +239,7 @@ def run_checker(model: ModelProto, hidden: Container[str] = ()) -> None:
     graph, source = thin.graph, model.graph
     graph.name = source.name
     graph.node.extend(source.node)
-    _spell_out(graph)
+    _spell_out(thin)
     graph.input.extend(source.input)
     graph.output.extend(source.output)
     graph.sparse_initializer.extend(source.sparse_initializer)
@@ -260,11 +263,22 @@ def run_checker(model: ModelProto, hidden: Container[str] = ()) -> None:
         raise FrontendError(f"the ONNX checker fails on the model: {_short(str(error))}") from error
 
 
-def _spell_out(graph: GraphProto) -> None:
-    """Write the default that the checker loses while it looks into the body of a function."""
-    for node in graph.node:
-        if node.op_type == "MeanVarianceNormalization" and not node.attribute:
-            node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
+def _spell_out(thin: ModelProto) -> None:
+    """Write what the checker does not know.
+
+    That is a default which it loses while it looks into the body of a function, and the home of
+    operators that ONNX Runtime's optimizer writes into the standard domain, which lacks them.
+    """
+    work, home = [thin.graph], "com.microsoft"
+    while work:
+        for node in work.pop().node:
+            work.extend(subgraphs(node))
+            if node.op_type == "MeanVarianceNormalization" and not node.attribute:
+                node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
+            elif (node.domain, node.op_type) in UNDEFINED:
+                node.domain = home
+                if home not in opsets(thin):
+                    thin.opset_import.append(onnx.helper.make_opsetid(home, 1))
 
 
 def _short(text: str) -> str:

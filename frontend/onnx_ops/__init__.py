@@ -8,10 +8,11 @@ from .attention import ATTENTION
 from .convolution import CONVOLUTION
 from .data_sizes import DATA_SIZES
 from .deconvolution import DECONVOLUTION
+from .grams import GRAMS
 from .grid import GRID
 from .linear import LINEAR
 from .math import MATH
-from .microsoft import MICROSOFT
+from .microsoft import MICROSOFT, UNDEFINED
 from .microsoft_attention import MICROSOFT_ATTENTION
 from .microsoft_quantized import MICROSOFT_QUANTIZED
 from .movement import MOVEMENT
@@ -40,9 +41,9 @@ CONTROL: Table = {"If": ((1, _held),), "Loop": ((1, _held),), "Scan": ((8, _held
 RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
     (domain, name): rules
     for domain, tables in (
-        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DATA_SIZES, DECONVOLUTION, GRID,
+        ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DATA_SIZES, DECONVOLUTION, GRAMS, GRID,
               LINEAR, MATH, MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
-              RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING)),
+              RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING, UNDEFINED)),
         ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_QUANTIZED)),
     )
     for table in tables

@@ -259,13 +259,37 @@ def _global_lp_pool(call: Call) -> Result:
     return ops.sqrt(total) if power == 2 else ops.pow_(total, 1.0 / power)
 
 
+def _counted_average(call: Call, counted: bool) -> Expr:
+    """A sum over each window, by how many elements of it count.
+
+    Elements are those of the input, and, if `counted`, of its declared padding; not what
+    `ceil_mode` reaches beyond it. Both sums are convolutions by ones.
+    """
+    kernel, strides, dilations, (low, high), extra = _pooling(call)
+    x = call.x()
+    channels, spatial = x.shape[1], x.shape[2:]
+    if not isinstance(channels, int):
+        call.fail(f"needs a known number of channels, not {channels}")
+
+    def summed(values: Expr, before: tuple[int, ...], after: tuple[int, ...], groups: int) -> Expr:
+        ones = call.constant(np.ones((groups, 1, *kernel), x.dtype.numpy))
+        return ops.conv(
+            values, ones, None, strides=strides, low=before, dilations=dilations, groups=groups,
+            high=tuple(a + b for a, b in zip(after, extra, strict=True)),
+        )  # fmt: skip
+
+    none = (0,) * len(kernel)
+    counting = [n + a + b for n, a, b in zip(spatial, low, high, strict=True)]
+    real = ops.full(value=1, shape=(1, 1, *(counting if counted else spatial)), dtype=x.dtype)
+    counts = summed(real, none, none, 1) if counted else summed(real, low, high, 1)
+    return summed(x, low, high, channels) / settled(counts)
+
+
 def _average_pool(call: Call) -> Result:
     kernel, strides, dilations, (low, high), extra = _pooling(call)
     counted = bool(call.integer("count_include_pad", 0))
-    if any(d != 1 for d in dilations):
-        call.fail("an average over dilated windows is not supported")
-    if any(extra) and counted:
-        call.fail("`ceil_mode` with `count_include_pad` is not supported")
+    if any(d != 1 for d in dilations) or (any(extra) and counted):
+        return _counted_average(call, counted)
     high = tuple(a + b for a, b in zip(high, extra, strict=True))
     return ops.average_pool(
         call.x(), kernel=kernel, strides=strides, low=low, high=high, count_padding=counted

@@ -16,7 +16,7 @@ from .building import cast_to, permute, reshape_to, slice_to
 from .linear import multiplied
 from .microsoft_attention import key_mask
 
-__all__ = ["MICROSOFT"]
+__all__ = ["MICROSOFT", "UNDEFINED"]
 
 
 def _gelu(approximate: str) -> Rule:
@@ -158,6 +158,9 @@ def _multi_head(call: Call) -> Result:
     causal = bool(call.integer("unidirectional", 0))
     return from_heads(ops.attention(q, k, v, mask, scale=scale, causal=causal, masked_row="zero"))
 
+
+# What ONNX Runtime writes into the standard domain, though ONNX does not define it.
+UNDEFINED: Table = {"SimplifiedLayerNormalization": ((1, _rms_norm),)}
 
 MICROSOFT: Table = {
     "BiasGelu": ((1, _gelu("none")),),

@@ -73,8 +73,31 @@ def _channels(x: Expr, weight: Expr) -> Expr:
     return reshape_to(weight, (*weight.shape, *(1 for _ in x.shape[2:])))
 
 
+def _batch_norm_trained(call: Call) -> Result:
+    """By the mean and the variance of the batch, which also move the running ones (opset 14)."""
+    x, momentum = call.x(0), call.number("momentum", 0.9)
+    if len(x.shape) < 2:
+        call.fail(f"needs channels, not {x.type}")
+    axes = (0, *range(2, len(x.shape)))
+    dtype = DType.f64 if x.dtype is DType.f64 else DType.f32
+    wide = cast_to(x, dtype)
+    mean: Expr = ops.reduce_mean(wide, axes=axes)
+    apart: Expr = wide - _channels(x, mean)
+    variance: Expr = ops.reduce_mean(apart * apart, axes=axes)
+    factor = cast_to(call.x(1), dtype) * ops.rsqrt(variance + call.number("epsilon", 1e-5))
+    y: Expr = apart * _channels(x, factor) + _channels(x, cast_to(call.x(2), dtype))
+    results = [cast_to(y, x.dtype)]
+    for index, found in ((3, mean), (4, variance)):
+        before = call.x(index)
+        moved = cast_to(before, dtype) * momentum + found * (1.0 - momentum)
+        results.append(cast_to(moved, before.dtype))
+    return results[: max(len(call.outputs), 1)]
+
+
 def _batch_norm(call: Call) -> Result:
-    if call.integer("training_mode", 0) or (call.opset < 14 and call.wants(1)):
+    if call.opset >= 14 and call.integer("training_mode", 0):
+        return _batch_norm_trained(call)
+    if call.opset < 14 and call.wants(1):
         call.fail("batch normalization in training form is not supported",
                   hint="export the model for inference")  # fmt: skip
     if call.opset < 7 and not call.integer("is_test", 0):

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnx import AttributeProto
-
 from tunesmith.ir import opset as ops
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.ops import Expr
@@ -131,7 +129,10 @@ def _activations(call: Call, defaults: tuple[str, ...]) -> list[Activation]:
     if len(names) != len(defaults):
         call.fail(f"it has {len(names)} activations instead of {len(defaults)}")
     known = {name.lower(): name for name in (*_PLAIN, *_SCALED)}
-    alphas, betas = _floats(call, "activation_alpha"), _floats(call, "activation_beta")
+    alphas, betas = (
+        (call.number_list("activation_alpha") or []),
+        (call.number_list("activation_beta") or []),
+    )
     found = []
     for name in names:
         exact = known.get(name.lower())
@@ -148,13 +149,6 @@ def _activations(call: Call, defaults: tuple[str, ...]) -> list[Activation]:
             call.fail(f"its activation `{name}` needs an alpha and a beta")
         found.append(_scaled(exact, alpha, beta or 0.0))
     return found
-
-
-def _floats(call: Call, name: str) -> list[float]:
-    found = call.attributes.get(name)
-    if found is None or found.type != AttributeProto.FLOATS:
-        return []
-    return [float(item) for item in found.floats]
 
 
 _PLAIN: dict[str, Activation] = {

@@ -120,8 +120,22 @@ def _concat(call: Call) -> Result:
     return parts[0] if len(parts) == 1 else ops.concat(*parts, axis=axis)
 
 
+def _optional(call: Call) -> Result:
+    if not call.has(0):
+        call.fail("an optional value that is absent is not supported")
+    return call.tensor(0)
+
+
+def _has_element(call: Call) -> Result:
+    """What import knows as a value is there."""
+    return call.content(of_items([call.has(0)], ()), DType.bool)
+
+
 SEQUENCE: Table = {
     "ConcatFromSequence": ((11, _concat),),
+    "Optional": ((15, _optional),),
+    "OptionalGetElement": ((15, lambda call: call.tensor(0)),),
+    "OptionalHasElement": ((15, _has_element),),
     "SequenceAt": ((11, _at),),
     "SequenceConstruct": ((11, _construct),),
     "SequenceEmpty": ((11, _empty),),

@@ -20,12 +20,12 @@ RNG = np.random.default_rng(11)
 DOMAIN = "com.microsoft"
 
 
-def f(*shape: int) -> Array:
+def f(*shape: int) -> Any:
     """Random floats."""
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def u8(*shape: int, low: int = 0, high: int = 256) -> Array:
+def u8(*shape: int, low: int = 0, high: int = 256) -> Any:
     """Random bytes."""
     return RNG.integers(low, high, shape).astype(np.uint8)
 
@@ -87,7 +87,7 @@ def test_weights_in_blocks_with_a_bias() -> None:
         ({"K": 32, "bits": 4, "weight_prepacked": 1}, "packed for one device"),
     ],
 )
-def test_blocks_that_do_not_fit(options: dict[str, int], message: str) -> None:
+def test_blocks_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     feeds = [f(1, 32), u8(4, 2, 8), f(4, 2)]
     proto, _ = one("MatMulNBits", feeds, domain=DOMAIN, opset=21, constants=[1, 2], N=4,
                    block_size=16, **options)  # fmt: skip
@@ -228,7 +228,7 @@ def test_attention_that_is_refused(
 def test_what_surrounds_attention(length: int, width: int) -> None:
     """Activations and norms at sizes about a vector's."""
     x, row = f(2, length, width), f(width)
-    small = {"domain": DOMAIN, "opset": 17}
+    small: dict[str, Any] = {"domain": DOMAIN, "opset": 17}
     for operator, feeds in {
         "BiasGelu": [x, row], "FastGelu": [x, row], "QuickGelu": [x], "Gelu": [x],
         "SkipLayerNormalization": [x, f(2, length, width), row, f(width), f(width)],
@@ -247,5 +247,7 @@ def test_what_surrounds_attention(length: int, width: int) -> None:
 @pytest.mark.parametrize("operator", ["BiasGelu", "FastGelu", "QuickGelu", "Gelu"])
 @pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4)])
 def test_nothing_at_all(operator: str, shape: tuple[int, ...]) -> None:
-    feeds = [f(*shape), f(4)] if operator in ("BiasGelu", "FastGelu") else [f(*shape)]
+    feeds: list[Array | None] = (
+        [f(*shape), f(4)] if operator in ("BiasGelu", "FastGelu") else [f(*shape)]
+    )
     check(*one(operator, feeds, domain=DOMAIN, opset=17))

@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto
 
 from tunesmith.frontend import import_model
 from tunesmith.ir.diagnostics import FrontendError
+from tunesmith.ir.interpreter import evaluate
 
 from .models import F32, check, declare, model, node
 
@@ -67,3 +68,24 @@ def test_a_place_past_the_end() -> None:
     proto = chain(SPLIT, node("SequenceAt", ["s", "i"], ["y"]), two=2, i=4)
     with pytest.raises(FrontendError, match="place 4 is not one of 4"):
         import_model(declare(proto, [f(2, 3)]))
+
+
+def test_values_that_are_optional_and_there() -> None:
+    proto = chain(
+        node("Optional", ["x"], ["o"]), node("OptionalHasElement", ["o"], ["h"]),
+        node("OptionalGetElement", ["o"], ["v"]), node("Cast", ["h"], ["c"], to=F32),
+        node("Add", ["v", "c"], ["y"]),
+    )  # fmt: skip
+    proto.opset_import[0].version = 18
+    x = f(7, 3)
+    (y,) = evaluate(import_model(declare(proto, [x])), {"x": x})
+    np.testing.assert_array_equal(y, x + 1)
+
+
+def test_an_optional_value_that_is_not_there() -> None:
+    proto = chain(node("OptionalHasElement", [], ["h"]), node("Cast", ["h"], ["c"], to=F32),
+                  node("Add", ["x", "c"], ["y"]))  # fmt: skip
+    proto.opset_import[0].version = 18
+    x = f(7, 3)
+    (y,) = evaluate(import_model(declare(proto, [x])), {"x": x})
+    np.testing.assert_array_equal(y, x)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from tunesmith.frontend import import_model
 from tunesmith.ir.diagnostics import FrontendError
@@ -110,3 +111,49 @@ def test_another_shape_of_what_was_pooled() -> None:
     proto, _ = one("MaxUnpool", feeds, constants=[2], kernel_shape=[2, 2], strides=[2, 2])
     with pytest.raises(FrontendError, match="another shape"):
         import_model(declare(proto, [f(1, 1, 5, 5)]))
+
+
+@pytest.mark.parametrize("counted", [0, 1])
+@pytest.mark.parametrize("ceil", [0, 1])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "dilations", "strides", "pads"),
+    [
+        ((1, 2, 9), [3], [2], [1], [0, 0]), ((2, 3, 11), [2], [3], [2], [1, 1]),
+        ((1, 2, 8, 7), [2, 3], [2, 1], [2, 2], [1, 0, 0, 1]),
+        ((1, 1, 7, 8), [3, 3], [1, 1], [2, 2], [1, 1, 1, 1]),
+        ((1, 1, 5, 6, 7), [2, 2, 2], [2, 1, 2], [1, 2, 1], [1, 1, 1, 1, 1, 1]),
+    ],
+)  # fmt: skip
+def test_averages_over_windows_with_gaps(
+    shape: tuple[int, ...], kernel: list[int], dilations: list[int], strides: list[int],
+    pads: list[int], ceil: int, counted: int,
+) -> None:  # fmt: skip
+    """The reference of ONNX, since ONNX Runtime has counted what `ceil_mode` reaches."""
+    proto, live = one("AveragePool", [f(*shape)], opset=22, kernel_shape=kernel,
+                      dilations=dilations, strides=strides, pads=pads, ceil_mode=ceil,
+                      count_include_pad=counted)  # fmt: skip
+    wanted = ReferenceEvaluator(proto).run(None, live)
+    graph = import_model(declare(proto, [np.asarray(y) for y in wanted]))
+    compare(evaluate(graph, live), [np.asarray(y) for y in wanted], 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3, 5), (4, 3, 2, 7)])
+def test_normalization_by_the_batch_itself(shape: tuple[int, ...]) -> None:
+    feeds = [f(*shape), f(3), f(3), f(3), np.abs(f(3))]
+    proto, live = one("BatchNormalization", feeds, opset=15, outputs=3, training_mode=1,
+                      momentum=0.7, epsilon=1e-3)  # fmt: skip
+    wanted = [np.asarray(y) for y in ReferenceEvaluator(proto).run(None, live)]
+    graph = import_model(declare(proto, wanted))
+    compare(evaluate(graph, live), wanted, 1e-4)
+
+
+def test_dropout_in_training_that_drops_nothing() -> None:
+    for ratio, fine in ((0.0, True), (0.25, False)):
+        feeds = [f(3, 5), np.asarray(ratio, np.float32), np.asarray(True)]
+        proto, live = one("Dropout", feeds, opset=13, constants=[1, 2])
+        proto = declare(proto, [feeds[0]])
+        if fine:
+            compare(evaluate(import_model(proto), live), [feeds[0]], 0.0)
+        else:
+            with pytest.raises(FrontendError, match="training mode"):
+                import_model(proto)
