@@ -17,6 +17,7 @@ __all__ = ["Group", "Plan", "form_groups"]
 
 _FREE = frozenset({"full", "iota", "dim_value"})
 _MAX_INLINED = 24
+_PICKING = ("gather", "gather_elements", "gather_nd")
 
 
 @dataclass(eq=False)
@@ -244,6 +245,7 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
     """Decide from the outputs upwards; what a value's readers allow decides about the value."""
     contexts: dict[Value, set[str]] = {}
     depth: dict[Value, int] = {}
+    picked: set[Value] = set()  # whose elements are read at places that come from data
     in_memory: set[Value] = set()
     for node in graph.nodes_reversed:
         if node in owner or node.op.name == "constant":
@@ -251,6 +253,9 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
         value = node.result
         seen: set[str] = set()
         level = 0
+        if any(_picks(user, operand) or user.result in picked for user, operand in value.users
+               if user is not graph.terminator and user not in owner):  # fmt: skip
+            picked.add(value)
         for user, operand in value.users:
             if user is graph.terminator:
                 seen.add("output")
@@ -267,12 +272,19 @@ def _materialized(graph: Graph, owner: dict[Node, Group]) -> set[Value]:
                     seen.add("repeated")
                 seen |= contexts[user.result]
                 level = max(level, depth[user.result])
-        if _inline(node, seen, len(value.users), level):
+        # Such a place is written out a few times to be wrapped: of places in places, all of them.
+        again = value in picked and node.op.name in _PICKING
+        if not again and _inline(node, seen, len(value.users), level):
             contexts[value] = seen
             depth[value] = level + 1
         else:
             in_memory.add(value)
+            picked.discard(value)
     return in_memory
+
+
+def _picks(user: Node, operand: int) -> bool:
+    return operand == 0 and user.op.name in _PICKING
 
 
 def _role(user: Node, operand: int, group: Group) -> str:

@@ -155,6 +155,18 @@ def test_a_chain_that_doubles_its_value(fresh: None) -> None:
     check(graph, {"x": np.linspace(-1, 1, 35, dtype=np.float32)})
 
 
+@pytest.mark.parametrize("between", ["", "%n{0} = neg(%g{0})"])
+def test_places_in_places_compile(fresh: None, between: str) -> None:
+    """Each place is written out three times to be wrapped: four in each other took 15 seconds."""
+    lines, last = [], "x"
+    for number in range(12):
+        lines.append(f"%g{number} = gather(%{last}, %k) {{axis = 0}} {between.format(number)}")
+        last = f"{'n' if between else 'g'}{number}"
+    graph = one("%x: f32[S, 5], %k: i64[7]", " ".join(lines), f"%{last}")
+    places = np.array([6, -1, 0, 3, -7, 2, 5])
+    check(graph, {"x": np.random.default_rng(0).standard_normal((9, 5), np.float32), "k": places})
+
+
 # ----------------------------------------------------------------------------- flags and integers
 
 

@@ -115,6 +115,14 @@ def _doubling() -> ModelProto:
     return of_type(model(nodes, {"x": (F32, [4])}, ["y"]), y=(F32, 1))
 
 
+def _gathers() -> ModelProto:
+    """Rows of rows of rows: kernels must not write each place into the next."""
+    names = ["x", *(f"v{i}" for i in range(999)), "y"]
+    nodes = [node("Gather", [a, "k"], [b], axis=0) for a, b in pairwise(names)]
+    proto = model(nodes, {"x": (F32, [4, 4])}, ["y"], {"k": np.array([3, 2, 1, 0])})
+    return of_type(proto, y=(F32, 2))
+
+
 def _growing_constants() -> ModelProto:
     """A constant that doubles thirty times: four gigabytes of ones in a kilobyte."""
     nodes = [node("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], axis=0) for i in range(30)]
@@ -216,6 +224,7 @@ CASES = (
     Case("x + x, 64 times", _doubling, seconds=60),
     Case("a chain of 1,000 operators", lambda: chain(1_000, "Sin"), seconds=60),
     Case("a chain of 10,000 operators", lambda: chain(10_000, "Sin"), seconds=300),
+    Case("1,000 places in places", _gathers, seconds=60),
     Case("50,000 operators in ten seconds", lambda: chain(50_000, "Sin"), "took longer than 10 s",
          seconds=60, deadline=10),
 )  # fmt: skip
