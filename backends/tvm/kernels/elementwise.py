@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 
 from tvm import tirx
 from tvm.ir import Expr as Prim
 from tvm.tirx.script import builder as T
 
-from tunesmith.ir.dims import Dim, product
+from tunesmith.ir.dims import Dim, bounds, product
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.types import Shape
 
 from ..evaluator import Evaluator
 from ..index import Index
+from ..schedule import emit
 from .loops import columns, for_each, is_large
 from .movement import is_guarded
 
 __all__ = ["emit_elementwise"]
 
 _CHUNK = 4096  # elements a task takes at least, where a whole tensor is one run
+_SHARED = 16  # rows of rows that are enough for the threads, at the least sizes
 
 
 def emit_elementwise(
@@ -38,22 +42,39 @@ def emit_elementwise(
         _flat(evaluator, output, store, dims[0], lanes)
         return
     sizes = evaluator.sizes
+    nested = _nested(outer, inner, lanes)
+    shared = outer[: len(outer) - len(nested)]
 
-    def row(position: Prim) -> None:
-        # one variable over the outer runs, split once a row
-        over = Index(((tuple(outer), position),), sizes).axes() if outer else []
-        halves = _halves(inlined, inner)
+    def rows(position: Prim) -> None:
+        # one variable over the outer runs, split once; those that are nested need no division
+        over = Index(((tuple(shared), position),), sizes).axes() if shared else []
+        with ExitStack() as stack:
+            for size in nested:
+                over.append(stack.enter_context(emit.loop(sizes.expr(size))))
+            row(over)
 
+    def row(over: list[Prim]) -> None:
         def element(column: Prim) -> None:
             fresh = evaluator.fresh()
             parts = [*zip(dims[:-1], over, strict=True), (dims[-1], column)] if dims else []
             index = Index(tuple(parts), sizes)
             T.buffer_store(store, fresh.compute(output, index), [index.flat()])
 
-        for low, count in halves:
+        for low, count in _halves(inlined, inner):
             columns(count, lanes, sizes, element, None if low == 0 else sizes.expr(low))
 
-    for_each(product(outer), sizes, parallel, row)
+    for_each(product(shared), sizes, parallel, rows)
+
+
+def _nested(outer: Sequence[Dim], inner: Dim, lanes: int) -> list[Dim]:
+    """The last outer run, as a loop of its own, where a row has fewer elements than a vector.
+
+    There the divisions that split a position cost more than the row. Enough must stay to share out.
+    """
+    narrow = isinstance(inner, int) and inner < lanes
+    if not narrow or len(outer) < 2 or bounds(product(outer[:-1]))[0] < _SHARED:
+        return []
+    return [outer[-1]]
 
 
 def _flat(evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, lanes: int) -> None:
