@@ -113,7 +113,7 @@ def test_a_wrong_kernel_is_not_let_through(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setitem(products._ACTIVATIONS, "gelu", lambda x: x)
     monkeypatch.setenv("TUNESMITH_CACHE", "off")
-    with pytest.raises(BackendError, match="differs from ONNX Runtime"):
+    with pytest.raises(BackendError, match="differs from onnxruntime"):
         compile_model(block(), dims=DIMS, threads=1, verify=True)
 
 
