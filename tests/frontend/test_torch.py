@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tunesmith
+from tunesmith.cli import execute
 from tunesmith.driver import optimize
 from tunesmith.frontend import import_model, import_torch
 from tunesmith.ir.diagnostics import FrontendError
@@ -181,3 +182,9 @@ def test_compiled_and_verified_beside_pytorch(tmp_path: Path) -> None:
     x = torch.randn(5, 8)
     (found,) = tunesmith.load(tmp_path / "m.tsm").run({"x": x.numpy()}).values()
     close(found, module(x).detach().numpy(), 1e-4)
+    assert execute(["verify", str(tmp_path / "m.tsm"), str(tmp_path / "m.pt2")]) == 0
+    with torch.no_grad():
+        module.down.bias += 0.01  # another model than the one that was compiled
+    other: Any = export_module(module, (x,), None, {"x": {0: "batch"}}, dims)
+    torch.export.save(other, tmp_path / "other.pt2")
+    assert execute(["verify", str(tmp_path / "m.tsm"), str(tmp_path / "other.pt2")]) == 1
