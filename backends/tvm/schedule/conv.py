@@ -21,7 +21,8 @@ from tvm.tirx import Buffer
 from tvm.tirx.script import builder as T
 
 from . import emit
-from .conv_knobs import ConvKnobs, ConvWork
+from .conv_knobs import MOST_PLACES, ConvKnobs, ConvWork, plane_room, plane_sizes
+from .conv_planes import choose
 from .emit import Dim
 from .gather import Panels, Planes, Shape, Source
 
@@ -32,6 +33,7 @@ __all__ = ["emit_conv"]
 
 LoadImage: TypeAlias = Callable[[Expr, Expr, Expr, Expr], Expr]
 StorePixel: TypeAlias = Callable[[Expr, Expr, Expr, Expr], None]
+Block: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr], None]
 
 
 def emit_conv(
@@ -52,7 +54,7 @@ def emit_conv(
     a vector of pixels, or for one pixel. An element may be stored twice, with the same value.
     """
     conv = _Conv(batch, work, load, weight, store, machine.cores, emit.lanes_of(machine), knobs,
-                 parallel)  # fmt: skip
+                 plane_room(work, machine), parallel)  # fmt: skip
     conv.run()
 
 
@@ -68,6 +70,7 @@ class _Conv:
     cores: int
     lanes: int
     knobs: ConvKnobs
+    room: int  # elements of planes of a size that is known at run time only
     parallel: bool
 
     @property
@@ -89,13 +92,26 @@ class _Conv:
         )
 
     def run(self) -> None:
-        """Tasks: an image, a group, a block of pixels, and a part of the channels."""
-        knobs, groups = self.knobs, self.work.groups
-        pixels = emit.opaque(self.work.window.pixels)
-        if knobs.rows:
-            blocks = emit.ceil_div(self.work.window.out[0], knobs.rows)
+        """Blocks of rows or of pixels; there is code for both where run time must decide."""
+        rows, window = self.knobs.rows, self.work.window
+        if not rows:
+            self.blocks_of_pixels()
+        elif plane_sizes(window) is not None:
+            self.tasks(emit.ceil_div(window.out[0], rows), partial(self.rows, rows, None))
         else:
-            blocks = emit.ceil_div(pixels, self.shape.width * knobs.panels)
+            then = choose(self.work, rows, self.room, self.lanes)
+            planes = partial(self.tasks, then.blocks, partial(self.rows, then.rows, self.room))
+            emit.branch(then.pays, planes, self.blocks_of_pixels)
+
+    def blocks_of_pixels(self) -> None:
+        """Blocks of panels."""
+        pixels = emit.opaque(self.work.window.pixels)
+        blocks = emit.ceil_div(pixels, self.shape.width * self.knobs.panels)
+        self.tasks(blocks, partial(self.pixels, pixels))
+
+    def tasks(self, blocks: Dim, block_of: Block) -> None:
+        """Tasks: an image, a group, a block of pixels, and a part of the channels."""
+        groups = self.work.groups
         total = emit.index(self.batch) * emit.index(blocks) * groups
         parts = self._parts(total)
         each = (
@@ -109,10 +125,7 @@ class _Conv:
             group, image = _split(rest, groups)
             low = T.Bind(part * each)
             high = T.Bind(T.min(low + each, emit.index(self.tiles)))
-            if knobs.rows:
-                self.rows(image, group, low, high, block)
-            else:
-                self.pixels(image, group, low, high, block, pixels)
+            block_of(image, group, low, high, block)
 
     def _parts(self, total: Expr) -> Dim:
         """In how many parts the channels are shared out: too few blocks leave threads idle."""
@@ -129,7 +142,7 @@ class _Conv:
         return self.load(image, group * self.work.inner + channel, y, x)
 
     def pixels(
-        self, image: Expr, group: Expr, low: Expr, high: Expr, block: Expr, pixels: Dim
+        self, pixels: Dim, image: Expr, group: Expr, low: Expr, high: Expr, block: Expr
     ) -> None:
         """One block as panels of neighbouring pixels, rows one behind the other."""
         shape, known = self.shape, emit.static(pixels)
@@ -152,26 +165,40 @@ class _Conv:
 
         self.tiles_over(source, group, low, high, count, most, write)
 
-    def rows(self, image: Expr, group: Expr, low: Expr, high: Expr, block: Expr) -> None:
-        """One block as planes; the last overlaps the one before it."""
-        window, rows = self.work.window, self.knobs.rows
-        height, width = window.out
-        first = T.Bind(T.min(block * rows, emit.index(height) - rows))
-        source = Planes(self.shape, rows)
-        source.gather(partial(self.element, image, group), first)
-        count = (rows - 1) * source.columns + (emit.static(width) or 0)
+    def rows(
+        self,
+        rows: Dim,
+        room: int | None,
+        image: Expr,
+        group: Expr,
+        low: Expr,
+        high: Expr,
+        block: Expr,
+    ) -> None:
+        """One block as planes; the last overlaps the one before it, or has fewer rows."""
+        height, width = map(emit.index, self.work.window.out)
+        if room is None:
+            first, some = T.Bind(T.min(block * rows, height - rows)), rows
+        else:
+            first = emit.index(emit.opaque(block * rows))
+            some = emit.opaque(T.min(emit.index(rows), height - first))
+        source = Planes(self.shape, rows, room)
+        source.gather(partial(self.element, image, group), first, some)
+        count = emit.opaque((some - 1) * source.columns + width)
+        known = emit.static(count)
 
         def write(o: Expr, read: Callable[[Expr], Expr]) -> None:
-            with emit.loop(rows) as row:
+            with emit.loop(some) as row:
                 pixel = T.Bind((first + row) * width)
                 place = T.Bind(row * source.columns)
 
                 def put(x: Expr) -> None:
                     self.store(image, o, pixel + x, read(place + x))
 
-                _run(width, self.lanes, put)
+                _run(self.work.window.out[1], self.lanes, put)
 
-        self.tiles_over(source, group, low, high, count, count, write)
+        most = MOST_PLACES if known is None else known
+        self.tiles_over(source, group, low, high, count, most, write)
 
     def tiles_over(
         self,

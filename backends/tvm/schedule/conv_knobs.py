@@ -15,11 +15,27 @@ from .window import Window
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
-__all__ = ["ConvKnobs", "ConvWork", "default", "fits", "pack_weight", "packed_shape"]
+__all__ = [
+    "COPYING",
+    "MOST_PLACES",
+    "UNROLLING",
+    "ConvKnobs",
+    "ConvWork",
+    "default",
+    "fits",
+    "pack_weight",
+    "packed_shape",
+    "plane_room",
+    "plane_sizes",
+]
 
 # Of a block: its sums, of one tile of channels, stay in the first cache.
 MOST_PIXELS = 384
 MOST_PLACES = 512  # the same with those between rows
+UNROLLING = 16  # channels of the result that cost as much as to unroll every window once
+COPYING = 2  # the same, to copy the rows once
+_MOST_ROWS = 56  # of a block of planes whose size is known at run time only
+_PAYS = 0.05  # of the time, that code for planes of such a size saves at best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +69,8 @@ class ConvKnobs(Knobs):
     panel_k: int = knob(512, 64, 128, 256, 512, 1024)
     # panels of pixels that one task gathers
     panels: int = knob(4, 1, 2, 3, 4, 6, 8, 12, 16, 24)
-    # rows of the result that one task gathers as planes; 0 for panels
+    # rows of the result that one task gathers as planes; 0 for panels. Where sizes are known at
+    # run time only these are the most, and there is code for panels too, if planes do not pay then
     rows: int = knob(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 20, 28, 40, 56)
 
 
@@ -93,52 +110,64 @@ def default(work: ConvWork, machine: Machine) -> ConvKnobs:
         odd=odd,
         panel_k=1024 if work.depth <= 1024 else 512,
         panels=panels,
-        rows=0 if odd else _plane_rows(work, vectors * lanes, lanes, room),
+        rows=0 if odd else _plane_rows(work, lanes, room),
     )
 
 
-def _plane_rows(work: ConvWork, width: int, lanes: int, room: int) -> int:
+def _plane_rows(work: ConvWork, lanes: int, room: int) -> int:
     """Rows of a block of planes, or 0 if unrolled windows cost less.
 
     Planes compute the places between rows, whole vectors, and rows twice where blocks overlap;
     and they copy what lies over the edge of a block. Unrolling copies every window, for which all
-    channels of the result pay once: measured, as much as 16 of them cost.
+    channels of the result pay once: measured, as much as 16 of them cost. If sizes are known at
+    run time only, `conv_planes.py` compares the same costs then, unless too little can come of it.
     """
     window = work.window
-    sizes = [emit.static(d) for d in (*window.out, window.image[0], window.image[1])]
-    if window.pointwise or None in sizes:
+    if window.pointwise:
         return 0
-    height, out_width = (d for d in sizes[:2] if d is not None)
-    columns, phases, reach = _planes(window)
+    reach, unrolled = window.furthest, 1.0 + UNROLLING / work.out
+    sizes = plane_sizes(window)
+    if sizes is None:
+        possible = work.inner * window.planes * (1 + reach) * lanes <= room
+        return _MOST_ROWS if possible and (UNROLLING - COPYING) / work.out >= _PAYS else 0
+    height, out_width, columns = sizes
 
     def cost(rows: int) -> float:
         vectors = -(-((rows - 1) * columns + out_width) // lanes)
         computed = vectors * lanes * -(-height // rows) / (height * out_width)
-        return computed + 2.0 * (rows + reach) / rows / work.out
+        return computed + COPYING * (rows + reach) / rows / work.out
 
     fits = [
         rows
         for rows in range(1, height + 1)
-        if rows * columns <= MOST_PLACES and work.inner * phases * (rows + reach) * columns <= room
+        if rows * columns <= MOST_PLACES
+        and work.inner * window.planes * (rows + reach) * columns <= room
     ]
     best = min(fits, key=cost, default=0)
-    unrolled = 1.0 + 16.0 / work.out
     return best if best and cost(best) < unrolled else 0
 
 
-def _planes(window: Window) -> tuple[int, int, int]:
-    """Of a window of known sizes: columns of a plane, planes of a channel, rows read further."""
-    width = emit.static(window.image[1])
-    assert width is not None
-    columns = -(-(width + window.low[1] + window.high[1]) // window.strides[1])
-    phases = len(window.phases(0)) * len(window.phases(1))
-    return columns, phases, max(map(window.reach, window.phases(0)))
+def plane_sizes(window: Window) -> tuple[int, int, int] | None:
+    """Rows and columns of the result and columns of a plane; `None` if one is not known yet."""
+    height, width = map(emit.static, window.out)
+    image = [emit.static(size) for size in window.image]
+    columns = emit.static(window.columns)
+    if height is None or width is None or columns is None or None in image:
+        return None
+    return height, width, columns
+
+
+def plane_room(work: ConvWork, machine: Machine) -> int:
+    """Elements that a block of planes may have, of whatever size it is at run time."""
+    window = work.window
+    most = work.inner * window.planes * (1 + window.furthest) * MOST_PLACES
+    return min(machine.l2_bytes // 2 // emit.FLOAT_BYTES, most)
 
 
 def fits(work: ConvWork, machine: Machine, knobs: ConvKnobs) -> bool:
     """Whether the sums of a tile stay in registers, and what a block gathers in the second cache.
 
-    Planes are for windows of known sizes only, and have no odd pixel.
+    Planes have no odd pixel. Where they are of known size there is no code for panels.
     """
     pixels, lanes = emit.static(work.window.pixels), emit.lanes_of(machine)
     width = knobs.vectors * lanes + knobs.odd
@@ -152,15 +181,17 @@ def fits(work: ConvWork, machine: Machine, knobs: ConvKnobs) -> bool:
     if pixels is None and not knobs.vectors:
         return False
     most = machine.l2_bytes // emit.FLOAT_BYTES
-    if not knobs.rows:
-        return knobs.panels == 1 or work.depth * width * knobs.panels <= most
-    window = work.window
-    sizes = [emit.static(d) for d in (*window.out, window.image[0], window.image[1])]
-    if knobs.odd or window.pointwise or None in sizes or knobs.panels != ConvKnobs.panels:
+    window, sizes = work.window, plane_sizes(work.window)
+    if not knobs.rows or sizes is None:
+        planes = not knobs.odd and not window.pointwise
+        return (not knobs.rows or planes) and (
+            knobs.panels == 1 or work.depth * width * knobs.panels <= most
+        )
+    if knobs.odd or window.pointwise or knobs.panels != ConvKnobs.panels:
         return False
-    columns, phases, reach = _planes(window)
-    gathered = work.inner * phases * (knobs.rows + reach) * columns
-    return knobs.rows <= (sizes[0] or 0) and knobs.rows * columns <= MOST_PLACES <= most >= gathered
+    height, _, columns = sizes
+    gathered = work.inner * window.planes * (knobs.rows + window.furthest) * columns
+    return knobs.rows <= height and knobs.rows * columns <= MOST_PLACES <= most >= gathered
 
 
 def packed_shape(work: ConvWork, knobs: ConvKnobs) -> tuple[int, int, int]:

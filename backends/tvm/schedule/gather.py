@@ -1,9 +1,8 @@
 """What a block of pixels reads, gathered so that a product can stream it.
 
 `Panels` unrolls every window: `[K, pixels]` for each few vectors of pixels, whatever the shape of
-the image, even if that is known at run time only. `Planes` copies the rows once, with padding, and
-lets every offset of the window be an offset into them; the places between the rows are computed
-too, and thrown away.
+the image. `Planes` copies the rows once, with padding, and lets every offset of the window be an
+offset into them; the places between the rows are computed too, and thrown away.
 """
 
 from __future__ import annotations
@@ -192,24 +191,21 @@ class Panels(Source):
 class Planes(Source):
     """Padded rows of every channel; a panel is a run of places in them."""
 
-    def __init__(self, shape: Shape, rows: int) -> None:
+    def __init__(self, shape: Shape, rows: Dim, room: int | None) -> None:
         super().__init__(shape, shape.inner, shape.taps)
-        self.plane = Plane(shape.window, rows, shape.lanes, channels=shape.inner)
-        self.rows = rows
+        self.plane = Plane(shape.window, rows, shape.lanes, channels=shape.inner, room=room)
 
     @property
-    def columns(self) -> int:
+    def columns(self) -> Dim:
         """Places from one row of the result to the next."""
-        found = emit.static(self.plane.columns)
-        assert found is not None
-        return found
+        return self.plane.columns
 
-    def gather(self, element: Element, first: Expr) -> None:
-        """Copy what `rows` rows of the result from row `first` on read."""
+    def gather(self, element: Element, first: Expr, count: Dim) -> None:
+        """Copy what `count` rows of the result from row `first` on read."""
         self.plane.clear(self.shape.inner)
         with emit.loop(self.shape.inner) as channel:
             self.plane.base = T.Bind(channel * self.plane.size)
-            self.plane.copy(partial(element, channel), first, self.rows)
+            self.plane.copy(partial(element, channel), first, count)
 
     def sweep(self, panel: Expr, vectors: int, first: Expr, count: Dim, body: Body) -> None:
         """A loop over channels; the window is unrolled, or its rows are."""

@@ -56,6 +56,23 @@ class Window:
             return rows * columns
         return emit.index(self.out[0]) * emit.index(self.out[1])
 
+    @property
+    def columns(self) -> Expr:
+        """Places from one row of a plane to the next: of a row and its padding, by phases."""
+        step = self.strides[1]
+        padded = emit.index(self.widths[0]) + (self.low[1] + self.high[1] + step - 1)
+        return padded // step
+
+    @property
+    def planes(self) -> int:
+        """Pairs of phases, each of which is a plane of its own."""
+        return len(self.phases(0)) * len(self.phases(1))
+
+    @property
+    def furthest(self) -> int:
+        """How many rows of any phase a window reads after its first."""
+        return max(map(self.reach, self.phases(0)))
+
     def phases(self, axis: int) -> list[int]:
         """The phases of an axis that windows read; strides jump over the others."""
         stride, dilation = self.strides[axis], self.dilations[axis]
@@ -82,21 +99,21 @@ class Plane:
         lanes: int,
         filling: float = 0.0,
         channels: int = 1,
+        room: int | None = None,
     ) -> None:
+        """`room` is how many elements to ask memory for, if that does not follow from `count`."""
         self.window, self.lanes, self.filling = window, lanes, filling
         self.step = window.strides[1]
-        columns = emit.index(window.widths[0]) + (window.low[1] + window.high[1] + self.step - 1)
-        columns = columns // self.step
+        columns = window.columns
         self.columns = emit.opaque(columns)
         self.phases = window.phases(1)
         self.row_phases = window.phases(0)
-        reach = max(map(window.reach, self.row_phases))
-        pairs = len(self.phases) * len(self.row_phases)
-        area = (emit.index(count) + reach) * columns
+        pairs = window.planes
+        area = (emit.index(count) + window.furthest) * columns
         self.area = emit.opaque(area)  # of one pair of phases
         self.size = self._times(self.area, pairs)
         # vectors may reach over the end of the last row
-        total = area * (pairs * channels) + 4 * lanes
+        total = (area * (pairs * channels) if room is None else room) + 4 * lanes
         self.buffer: Buffer = T.alloc_buffer((total,), "float32")
         self.base: Expr = emit.index(0)
         self.line: Buffer | None = None

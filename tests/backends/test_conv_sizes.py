@@ -1,0 +1,117 @@
+"""Convolutions whose sizes are known at run time only: where planes end, panels begin, or nothing
+is left, beside the interpreter; and the choice between the two beside the one for fixed sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from tvm.sym import Analyzer
+
+from tunesmith.backends.targets import find_target
+from tunesmith.backends.tvm.schedule import conv_knobs, emit
+from tunesmith.backends.tvm.schedule.conv_planes import choose
+from tunesmith.backends.tvm.schedule.window import Window
+
+from .test_conv import CLIP, PAD, Conv, run_sizes, together
+
+pytestmark = pytest.mark.tvm
+
+# 510 columns and their padding are the most places that a block of one row may have
+EDGES = [(1, 1, 1), (1, 1, 510), (1, 2, 511), (2, 3, 509), (1, 31, 7), (3, 61, 14), (1, 17, 97),
+         (1, 40, 15), (1, 19, 257), (1, 9, 255), (0, 5, 33)]  # fmt: skip
+ANY = "0<=N, {}, H, W"
+SMALL = [(1, 6, 6), (2, 7, 13), (1, 31, 37), (3, 8, 64), (1, 13, 255), (1, 6, 511), (1, 6, 517)]
+
+PADDED = {
+    "3x3": Conv(ANY.format(3), 16, (3, 3), 3, low=PAD, high=PAD, behind=CLIP),
+    "3x3, stride 2": Conv(ANY.format(3), 9, (3, 3), 3, (2, 2), PAD, PAD),
+    "groups": Conv(ANY.format(8), 12, (3, 3), 4, low=PAD, high=PAD, groups=2),
+    "few rows fit": Conv(ANY.format(210), 8, (3, 3), 210, low=PAD, high=PAD),
+}
+INSIDE = {
+    "2x2": Conv("N, 5, H, W", 12, (2, 2), 5),
+    "pointwise, stride 2": Conv("N, 5, H, W", 24, (1, 1), 5, (2, 2)),
+    "3x3, stride 3, dilation 2": Conv(
+        "N, 3, H, W", 16, (3, 3), 3, (3, 3), (2, 1), (0, 3), (2, 2)
+    ),
+    "7x7, stride 2": Conv("N, 3, H, W", 8, (7, 7), 3, (2, 2), (3, 3), (3, 3)),
+    "5x1, stride 1x2": Conv("N, 3, H, W", 8, (5, 1), 3, (1, 2), (2, 0), (2, 0)),
+    "only rows": Conv("N, 3, H, 29", 16, (3, 3), 3, low=PAD, high=PAD),
+    "only columns": Conv("N, 3, 11, W", 16, (3, 3), 3, low=PAD, high=PAD),
+    "one axis": Conv("N, 16, W", 24, (3,), 16, (1,), (1,), (1,), (1,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_padded(name: str) -> None:
+    run_sizes(PADDED[name].graph(), find_target("host", threads=2), EDGES)
+
+
+def test_images_of_padding_only() -> None:
+    case = Conv("0<=N, 3, 0<=H, 0<=W", 16, (3, 3), 3, low=PAD, high=(2, 2))
+    sizes = [(1, 0, 0), (2, 0, 33), (1, 33, 0), (0, 0, 5), (1, 1, 0), (2, 17, 30)]
+    run_sizes(case.graph(), find_target("host", threads=1), sizes)
+
+
+def test_inside() -> None:
+    graph = together(INSIDE)
+    run_sizes(graph, find_target("host", threads=1), SMALL)
+
+
+def test_narrower_vectors() -> None:
+    graph = together({"3x3": PADDED["3x3"], "stride 2": PADDED["3x3, stride 2"]})
+    run_sizes(graph, find_target("x86-64-v3", threads=1), EDGES[:8])
+
+
+def window(height: int, width: int, stride: int) -> Window:
+    out = ((height - 1) // stride + 1, (width - 1) // stride + 1)
+    return Window(
+        kernel=(3, 3),
+        strides=(stride, stride),
+        low=PAD,
+        high=PAD,
+        dilations=(1, 1),
+        image=(height, width),
+        out=out,
+        widths=(width, out[1]),
+    )
+
+
+def cost(work: conv_knobs.ConvWork, blocks: list[int], lanes: int) -> float:
+    """What blocks of so many rows cost for each pixel; 1 is a product without any waste."""
+    height, width = (emit.static(size) or 0 for size in work.window.out)
+    columns = -(-((emit.static(work.window.image[1]) or 0) + 2) // work.window.strides[1])
+    reach = 2 // work.window.strides[0]
+    places = sum(-(-((rows - 1) * columns + width) // lanes) * lanes for rows in blocks)
+    return (places + 2.0 * sum(rows + reach for rows in blocks) * width / work.out) / (
+        height * width
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_choice_is_that_for_fixed_sizes(stride: int) -> None:
+    """Or one that costs at most a tenth more: rows are not tried one by one."""
+    machine = replace(find_target("x86-64-v4").machine, l2_bytes=1 << 21)
+    lanes, by_rows, by_panels = emit.lanes_of(machine), 0, 0
+    for height, width, inner, out in product(
+        (1, 7, 28, 61, 160), (1, 6, 14, 30, 97, 160, 255, 300, 510, 511), (3, 96, 210), (8, 24, 64)
+    ):
+        work = conv_knobs.ConvWork(
+            groups=1, inner=inner, out=out, window=window(height, width, stride)
+        )
+        room = conv_knobs.plane_room(work, machine)
+        choice = choose(work, 56, room, lanes)
+        rows, pays = emit.static(choice.rows), emit.static(Analyzer().simplify(choice.pays))
+        assert rows is not None and pays is not None
+        fixed = conv_knobs._plane_rows(work, lanes, room)
+        unrolled = 1.0 + 16.0 / out
+        lines = emit.static(work.window.out[0]) or 0
+        blocks = [min(rows, lines - first) for first in range(0, lines, rows)]
+        assert len(blocks) == emit.static(choice.blocks)
+        got = cost(work, blocks, lanes) if pays else unrolled
+        best = cost(work, [fixed] * -(-lines // fixed), lanes) if fixed else unrolled
+        assert got <= 1.1 * best, (height, width, inner, out, rows, pays, fixed)
+        by_rows, by_panels = by_rows + pays, by_panels + (not pays)
+    assert by_rows > 20 and by_panels > 20
