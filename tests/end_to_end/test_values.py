@@ -27,13 +27,13 @@ REDUCE = """(float[n,3,4] x, int64[k] axes) => (float[a,b,c] y)
 SHAPED = """(float[12] x, float[3] k, float[12] bias) => (float[a,b] y) {
     top, where = TopK<axis=0>(k, one)  size = Cast<to=7>(top)  rows = Concat<axis=0>(size, rest)
     moved = Add(x, bias)  y = Reshape(moved, rows) }"""
-# two stages: how many rounds, and then how long what the rounds gave is
-STAGED = """(int64 rounds, float[4] x, int64[1] length) => (float[m] y) {
+# two stages: how many rounds, and then how often what the rounds gave is repeated
+STAGED = """(int64 rounds, float[4] x, int64[1] times) => (float[m] y) {
     sum = Loop(rounds, yes, x) <body = body (int64 i, bool c, float[4] s) => (bool d, float[4] t)
         { d = Identity(c)  t = Add(s, x) }>
-    y = Slice(sum, zero, length) }"""
+    y = Tile(sum, times) }"""
 CONSTANTS: dict[str, object] = {
-    "one": [1], "rest": [-1], "zero": [0], "yes": True,
+    "one": [1], "rest": [-1], "yes": True,
 }  # fmt: skip
 
 
@@ -174,11 +174,11 @@ def test_a_shape_that_is_worked_out_from_an_input() -> None:
 def test_inputs_are_asked_for_one_after_the_other() -> None:
     prepared = onnx_backend.prepare(model(STAGED), threads=1)
     assert prepared.deciding == ("rounds",)
-    for rounds, length in ((2, 3), (2, 4), (0, 1)):
-        feeds = {"rounds": np.array(rounds), "x": floats(4), "length": np.array([length])}
+    for rounds, times in ((2, 3), (2, 4), (0, 1)):
+        feeds = {"rounds": np.array(rounds), "x": floats(4), "times": np.array([times])}
         (y,) = prepared.run(feeds)
         agree(model(STAGED), {"y": y}, feeds)
-    assert list(prepared.deciding) == ["rounds", "length"]
+    assert list(prepared.deciding) == ["rounds", "times"]
     assert len(prepared.executables) == 3
 
 
