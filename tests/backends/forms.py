@@ -48,6 +48,9 @@ _REDUCING = {
     "topk": [Case("%x: T[R, S + 2]", "topk(%x) {k = 3}")],
 }
 _COMPOUND = {
+    "true_places": [Case("%x: T[S + 2]", "true_places(%x)")],
+    "suppress": [Case("%x: T[R, 9, 4], %s: T[R, 9], %m: i64[], %o: T[], %l: T[]",
+                      "suppress(%x, %s, %m, %o, %l)", ranges={"m": (0, 5), "o": (0.1, 0.9)})],
     "where": [Case("%c: bool[R, 1], %x: T[R, 0<=Z], %y: T[1, Z]", "where(%c, %x, %y)")],
     "dequantize": [Case("%x: i8[R, 0<=Z], %s: T[Z]", "dequantize(%x, %s)")],
     "matmul": [Case("%x: T[R, 0<=Z, 5], %y: T[5, S]", "matmul(%x, %y)")],
@@ -100,7 +103,8 @@ def _forms(op: str) -> list[Case]:
     return [Case(both, f"{op}(%x, %y)", dtypes, ranges)]
 
 
-FORMS: dict[str, list[Case]] = {op: _forms(op) for op in OPS if op != "return"}
+# `bind_size` has no element: what it does is tested in `test_data_sizes`.
+FORMS: dict[str, list[Case]] = {op: _forms(op) for op in OPS if op not in ("return", "bind_size")}
 
 _LENGTHS = (0, 1, 15, 16, 17, 33, 65)
 _LAST = ("reduce_sum(%x) {axes = [-1]}", "reduce_max(%x) {axes = [-1]}", "softmax(%x)")

@@ -65,7 +65,7 @@ def specials(dtype: DType) -> Array:
 
 def test_every_operator_has_a_form() -> None:
     missing = [op for op in FORMS if not FORMS[op] or not dtypes_of(op)]
-    assert not missing and FORMS.keys() == OPS.keys() - {"return"}
+    assert not missing and FORMS.keys() == OPS.keys() - {"return", "bind_size"}
 
 
 @pytest.mark.parametrize("dtype", ALL.split())
