@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .device import workload_of
 from .records import Device, Record, Verdict, Workload
-from .tune import CONFIRMED, Store
+from .tune import CONFIRMED, DROPPED, Store
 
 __all__ = ["Chosen", "FromStore"]
 
@@ -48,9 +48,8 @@ class FromStore:
     ) -> Mapping[str, int] | None:
         """See `TuningRecords`."""
         workload = workload_of(template, text, features, self.sizes)
-        raced = self._raced(workload)
-        found = best_of(raced)
-        if not raced:
+        found = best_of(self._raced(workload))
+        if not self.store.trials(workload, self.device, self.versions, CONFIRMED):
             near = self.store.near(template, self.device, self.versions, workload.features)
             alike = [
                 best_of(self._raced(record.workload))
@@ -64,7 +63,13 @@ class FromStore:
         return found.knobs
 
     def _raced(self, workload: Workload) -> list[Record]:
-        return self.store.trials(workload, self.device, self.versions, CONFIRMED)
+        """The last races, without those whose winner lost inside a model."""
+        races, lost = (
+            self.store.trials(workload, self.device, self.versions, seed)
+            for seed in (CONFIRMED, DROPPED)
+        )
+        dropped = [dict(record.knobs) for record in lost]
+        return [record for record in races if dict(record.knobs) not in dropped]
 
 
 def best_of(records: Sequence[Record]) -> Record | None:

@@ -27,7 +27,7 @@ from tunesmith.ir.diagnostics import TuneError
 from .connection import Link
 from .damage import check, prepare, rebuild
 from .exchange import Bad, lines_of, read_lines, write_whole
-from .records import Device, Record, Workload
+from .records import Device, Record, TrialTaken, Workload
 from .rows import Outcome, find_device, find_workload, insert, read_record, read_workload
 from .schema import STEPS, DamageError, Step, migrate, trials, workloads
 from .selection import Pruning, Selection, best_of, prune, select
@@ -242,10 +242,6 @@ class Imported:
     known: int
     other: int
     bad: tuple[Bad, ...]
-
-
-class TrialTaken(TuneError):
-    """The number of a trial belongs to another one."""
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

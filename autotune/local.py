@@ -20,8 +20,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from tunesmith.backends.tvm.kernels.kernel import Kernel
-from tunesmith.backends.tvm.standalone import Workbench, build_variant, with_knobs
-from tunesmith.ir.diagnostics import TuneError
+from tunesmith.backends.tvm.standalone import (
+    Variant,
+    Workbench,
+    build_variant,
+    other_sizes,
+    with_knobs,
+)
 from tunesmith.ir.target import Target
 from tunesmith.runtime.processes import die_with_parent
 
@@ -31,6 +36,7 @@ from .records import Verdict
 __all__ = ["LocalWorkers"]
 
 _BUILD_DEADLINE, _RUN_DEADLINE = 30.0, 20.0  # seconds, of one candidate
+_CALLS = 60  # at most, of the default's time each, before a candidate counts as hanging
 _SLOWER = 0.995  # above this ratio a candidate does not count as quicker
 _WORDS = 300  # of a failure are kept
 
@@ -53,10 +59,10 @@ class _Runner:
         ready, _, _ = select.select([self.answers], [], [], deadline)
         if not ready:
             return Verdict.timeout
-        line = self.answers.readline()
-        if not line:
+        try:
+            answer: dict[str, Any] = json.loads(self.answers.readline())
+        except ValueError:  # nothing, or a part of a line
             return Verdict.crashed
-        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def end(self) -> int:
@@ -101,8 +107,9 @@ class LocalWorkers:
         if task.name not in self.bases:
             ((path, failure),) = self._build_all([kernel])
             if failure is not None:
-                raise TuneError(f"the kernel as it is could not be built: {failure.reason}",
-                                where=task.name)  # fmt: skip
+                words = f"the kernel as it is: {failure.reason}"
+                yield from (Outcome(failure.verdict, reason=words) for _ in candidates)
+                return
             self.bases[task.name] = path
         keys = [(task.name, json.dumps({**knobs}, sort_keys=True)) for knobs in candidates]
         new: dict[tuple[str, str], Kernel] = {}
@@ -177,8 +184,10 @@ class LocalWorkers:
     ) -> Outcome:
         runner = self._runner_for(task, kernel)
         order = {"path": str(path), "knobs": {**knobs}, "seconds": seconds}
+        # each is called some twenty times at least, whatever a call takes
+        deadline = self.run_deadline + seconds + _CALLS * task.seconds / max(1, task.calls)
         try:
-            answer = runner.ask(order, self.run_deadline + seconds)
+            answer = runner.ask(order, deadline)
         except BaseException:  # interrupted: its answer would be taken for that of the next order
             self._end_runner()
             raise
@@ -186,7 +195,7 @@ class LocalWorkers:
             self.runner = None
             status = runner.end()
             ended = f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended"
-            hung = f"did not end within {self.run_deadline + seconds:g} s"
+            hung = f"did not end within {deadline:.3g} s"
             return Outcome(answer, reason=hung if answer is Verdict.timeout else ended)
         times = tuple(answer["seconds"]), tuple(answer["baseline"])
         outcome = Outcome(Verdict(answer["verdict"]), *times, reason=answer["reason"][:_WORDS],
@@ -226,33 +235,50 @@ class LocalWorkers:
     def _serve(self, kernel: Kernel, base: Path, orders: IO[str], answers: IO[str]) -> None:
         """The runner's life: an order a line, an answer a line."""
         os.environ["TVM_NUM_THREADS"] = str(self.target.machine.cores)
-        bench = Workbench(kernel, self.sizes, self.spread)
-        reference = bench.load(base, kernel)
+        failure = ""
+        try:
+            benches = [Workbench(kernel, self.sizes, self.spread)]
+            benches += [Workbench(kernel, some, 0) for some in other_sizes(kernel, self.sizes)]
+            references = [bench.load(base, kernel) for bench in benches]
+        except Exception as error:  # which every order is answered with
+            failure = f"the kernel as it is: {type(error).__name__}: {error}"
         for line in orders:
-            answer = self._answer(bench, kernel, reference, json.loads(line))
+            if failure:
+                answer = _no_answer("crashed", failure)
+            else:
+                answer = _answer(kernel, benches, references, json.loads(line))
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
-    @staticmethod
-    def _answer(
-        bench: Workbench, kernel: Kernel, reference: Any, order: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        answer: dict[str, Any] = {"verdict": "ok", "reason": "", "seconds": [], "baseline": [],
-                                  "checked": False}  # fmt: skip
-        try:
-            assert kernel.template is not None
-            knobs = kernel.template.knobs(order["knobs"])
-            variant = bench.load(Path(order["path"]), with_knobs(kernel, knobs))
-            answer["reason"] = bench.differs(variant, reference)
-            answer["checked"] = True
-            if answer["reason"]:
-                answer["verdict"] = "wrong"
-                return answer
-            times = bench.race(variant, reference, seconds=order["seconds"])
-            answer["seconds"], answer["baseline"] = times
-        except Exception as error:  # whatever a candidate raises, the next one has its turn
-            answer |= {"verdict": "crashed", "reason": f"{type(error).__name__}: {error}"}
-        return answer
+
+def _no_answer(verdict: str, reason: str) -> dict[str, Any]:
+    return {"verdict": verdict, "reason": reason, "seconds": [], "baseline": [], "checked": False}
+
+
+def _answer(
+    kernel: Kernel,
+    benches: Sequence[Workbench],
+    references: Sequence[Variant],
+    order: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Compare the results at all sizes, then race at the first."""
+    try:
+        assert kernel.template is not None
+        chosen = with_knobs(kernel, kernel.template.knobs(order["knobs"]))
+        first: Variant | None = None
+        for bench, reference in zip(benches, references, strict=True):
+            variant = bench.load(Path(order["path"]), chosen)
+            first = first or variant
+            reason = bench.differs(variant, reference)
+            if reason:
+                at = f" at {bench.sizes}" if bench.sizes else ""
+                return _no_answer("wrong", reason + at) | {"checked": True}
+        assert first is not None
+        seconds, baseline = benches[0].race(first, references[0], seconds=order["seconds"])
+    except Exception as error:  # whatever a candidate raises, the next one has its turn
+        return _no_answer("crashed", f"{type(error).__name__}: {error}")
+    return {"verdict": "ok", "reason": "", "seconds": seconds, "baseline": baseline,
+            "checked": True}  # fmt: skip
 
 
 def _build_failure(path: Path, status: int) -> Outcome | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tunesmith.ir.diagnostics import TuneError
 
-__all__ = ["Device", "Record", "Verdict", "Workload", "canonical"]
+__all__ = ["Device", "Record", "TrialTaken", "Verdict", "Workload", "canonical"]
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -36,6 +36,10 @@ def canonical(value: object) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class TrialTaken(TuneError):
+    """The number of a trial belongs to another one."""
 
 
 class Verdict(enum.StrEnum):

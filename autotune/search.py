@@ -25,8 +25,8 @@ _WORST = 0.5  # log ratio that counts for whatever is slower still, or fails
 _DISTRUST = (
     0.015  # by which each knob that is changed is expected to lose: analysis is a good start
 )
-_RANDOM, _AROUND = 256, 4  # points anywhere; best points whose neighbours are looked at
-_REJECTED = 40  # draws for each random point, of which many do not fit
+_RANDOM, _AROUND = 128, 4  # points anywhere; best points whose neighbours are looked at
+_REJECTED = 20  # draws for each random point, of which many do not fit
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,17 @@ class Search:
             for knob, choices in enumerate(values):
                 near = {(*base[:knob], value, *base[knob + 1 :]) for value in choices}
                 pool |= near
-            for _ in range(_RANDOM // 4):
+            for _ in range(_RANDOM // 2):
                 one, other = draw.randrange(len(values)), draw.randrange(len(values))
-                point = list(base)
-                point[one], point[other] = draw.choice(values[one]), draw.choice(values[other])
-                pool.add(tuple(point))
+                pair = list(base)
+                pair[one], pair[other] = draw.choice(values[one]), draw.choice(values[other])
+                pool.add(tuple(pair))
+        pool = {p for p in pool if p not in tried and space.fits(space.knobs(p))}
+        enough = len(pool) + _RANDOM
         for _ in range(_RANDOM * _REJECTED):
-            if len(pool) >= 4 * _RANDOM:
+            if len(pool) >= enough:
                 break
-            pool.add(tuple(draw.choice(choices) for choices in values))
-        return {p for p in pool if p not in tried and space.fits(space.knobs(p))}
+            point = tuple(draw.choice(choices) for choices in values)
+            if point not in tried and space.fits(space.knobs(point)):
+                pool.add(point)
+        return pool

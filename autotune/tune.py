@@ -20,15 +20,17 @@ from typing import Protocol
 import numpy as np
 
 from .measure import Outcome, Task, Workers
-from .records import Device, Record, Verdict, Workload
+from .records import Device, Record, TrialTaken, Verdict, Workload
 from .search import Observation, Search
 
-__all__ = ["CONFIRMED", "Goal", "State", "Store", "Tuner"]
+__all__ = ["CONFIRMED", "DROPPED", "Goal", "State", "Store", "Tuner"]
 
-CONFIRMED = -1  # in place of a seed: races of the best candidates, by which knobs are chosen
+# In place of a seed: races of the best candidates, by which knobs are chosen; and those among the
+# winners that were not quicker inside a model.
+CONFIRMED, DROPPED = -1, -2
 _ROUND = 4  # trials
 _SECONDS, _FINAL_SECONDS = 0.3, 1.2  # of racing one candidate: in the search, and at its end
-_FINALISTS = 3
+_FINALISTS, _HINTS = 3, 4
 _EXHAUSTED = 0.0005  # of the model's time: less than that is not worth another round
 _WORTH_TELLING, _TOLD = 0.985, 2  # a ratio that others should hear of; how many in one round
 _PATIENCE = 10  # rounds without a better candidate, after which a kernel is left alone
@@ -142,12 +144,9 @@ class Tuner:
             finalists = _finalists(state)
             if not finalists:
                 continue
-            known = {
-                tuple(sorted(r.knobs.items())): r
-                for r in self.store.trials(
-                    state.task.workload, self.goal.device, self.goal.versions, CONFIRMED
-                )
-            }
+            known = {tuple(sorted(r.knobs.items())): r for r in self._of(state, CONFIRMED)}
+            lost = [dict(r.knobs) for r in self._of(state, DROPPED)]
+            finalists = [knobs for knobs in finalists if knobs not in lost]
             new = [k for k in finalists if tuple(sorted(k.items())) not in known]
             raced = [known[key] for k in finalists
                      if (key := tuple(sorted(k.items()))) in known]  # fmt: skip
@@ -159,6 +158,21 @@ class Tuner:
                 raced.append(self._keep(state, knobs, outcome, CONFIRMED, len(known) + number))
             state.chosen = _quickest(raced)
             self.told(self)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Remember that the choices of these kernels lost inside a model: nobody uses them."""
+        for state in self.states:
+            if state.task.name in names and state.chosen is not None:
+                record = state.chosen
+                outcome = Outcome(Verdict.slower, record.seconds, record.baseline,
+                                  checked=record.checked)  # fmt: skip
+                number = len(self._of(state, DROPPED))
+                self._keep(state, record.knobs, outcome, DROPPED, number)
+                state.chosen = None
+
+    def _of(self, state: State, seed: int) -> list[Record]:
+        goal = self.goal
+        return self.store.trials(state.task.workload, goal.device, goal.versions, seed)
 
     def _may_go_on(self) -> bool:
         return self.left > 0 and (self.goal.trials is None or self.measured < self.goal.trials)
@@ -201,17 +215,20 @@ class Tuner:
             self.spent, start = self.spent + self.clock() - start, self.clock()
             self.told(self)
         if all(n in known for n, _ in enumerate(planned, first)):
-            self._finish(state, [known[n] for n, _ in enumerate(planned, first)])
+            self._take(state, [known[n] for n, _ in enumerate(planned, first)])
+            self._expect(state)
         now = sum(s.task.seconds * s.ratio for s in self.states)
         self.curve.append((self.clock() - self.began, self.whole / now))
 
-    def _finish(self, state: State, records: Sequence[Record]) -> None:
+    def _take(self, state: State, records: Sequence[Record]) -> None:
+        """Learn from a whole round."""
         before = state.ratio
         for record in records:
             state.search.observe(Observation(dict(record.knobs), _ratio(record)))
         state.rounds += 1
         state.idle = 0 if state.ratio < before - 0.002 else state.idle + 1
-        self._expect(state)
+        if state.rounds == 1 and records and _ratio(records[0]) is None:
+            state.idle = _PATIENCE  # not even the default can be measured
 
     def _keep(
         self, state: State, knobs: Mapping[str, int], outcome: Outcome, seed: int, trial: int
@@ -222,7 +239,13 @@ class Tuner:
             checked=outcome.checked, seconds=outcome.seconds, baseline=outcome.baseline,
             reason=outcome.reason, by=_who(), at=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
-        self.store.add(record)
+        try:
+            self.store.add(record)
+        except TrialTaken:  # another tuner was quicker
+            stored = self.store.trials(record.workload, record.device, record.versions, seed)
+            if seed >= 0:  # its trial counts, here as well
+                return next(other for other in stored if other.trial == trial)
+            return self._keep(state, knobs, outcome, seed, 1 + max(r.trial for r in stored))
         return record
 
     def _resumed(self, task: Task, own: Set[str]) -> State:
@@ -231,10 +254,11 @@ class Tuner:
         hints = [
             dict(record.knobs)
             for record in self.store.near(
-                task.workload.template, goal.device, goal.versions, task.workload.features
+                task.workload.template, goal.device, goal.versions, task.workload.features,
+                _HINTS + len(own),
             )
             if record.workload.sha256 not in own
-        ]
+        ][:_HINTS]  # fmt: skip
         search = Search(task.space, f"{goal.seed} {task.workload.sha256}", hints)
         state = State(task, search)
         state.records = self.store.trials(task.workload, goal.device, goal.versions, goal.seed)
@@ -243,7 +267,7 @@ class Tuner:
             numbers = range(state.rounds * _ROUND, (state.rounds + 1) * _ROUND)
             if not all(n in known for n in numbers):
                 break
-            self._finish(state, [known[n] for n in numbers])
+            self._take(state, [known[n] for n in numbers])
         self._expect(state)
         return state
 
@@ -270,8 +294,8 @@ def _finalists(state: State) -> list[dict[str, int]]:
 def _clearly_quicker(outcome: Outcome) -> bool:
     """Whether the median of the ratios is below 1 for sure: its interval of 99 %, by ranks."""
     ratios = np.sort(np.divide(outcome.seconds, outcome.baseline))
-    rank = len(ratios) / 2 + 2.576 * len(ratios) ** 0.5 / 2
-    return rank < len(ratios) and float(ratios[int(np.ceil(rank))]) < 1.0 if len(ratios) else False
+    place = int(np.ceil(len(ratios) / 2 + 2.576 * len(ratios) ** 0.5 / 2))
+    return place < len(ratios) and float(ratios[place]) < 1.0
 
 
 def _quickest(records: Sequence[Record]) -> Record | None:

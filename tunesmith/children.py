@@ -35,15 +35,18 @@ def ask_child(
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        die_with_parent()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.close(read)
-        with os.fdopen(write, "w") as pipe:
-            try:
-                pipe.write(json.dumps(work()))
-            except BaseException as error:  # the parent has to hear of everything
-                pipe.write(json.dumps({"error": f"{type(error).__name__}: {error}"}))
-        os._exit(0)
+        try:
+            die_with_parent()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers for it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.close(read)
+            with os.fdopen(write, "w") as pipe:
+                try:
+                    pipe.write(json.dumps(work()))
+                except BaseException as error:  # the parent has to hear of everything
+                    pipe.write(json.dumps({"error": f"{type(error).__name__}: {error}"}))
+        finally:
+            os._exit(0)
     os.close(write)
     ended = False
     try:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note, out
 from tunesmith.cli_values import fixed_sizes, parse_shapes, read_npz, write_json
-from tunesmith.cli_verify import check_symbols
 
 if TYPE_CHECKING:
     from tunesmith.bench import Measurement
@@ -107,12 +106,12 @@ def _feeds(
     dims: Mapping[str, int],
 ) -> tuple[dict[str, int], Arrays]:
     """The inputs of the user, or random ones of typical sizes."""
-    from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_bench
+    from tunesmith.random_inputs import check_sizes, make_inputs, sizes_of, sizes_to_bench
 
     if inputs is not None:
         feeds = read_npz(inputs)
         given = {n: a.shape for n, a in feeds.items() if n in {s.name for s in manifest.inputs}}
         return sizes_of(manifest.inputs, given, {}), feeds
-    check_symbols(dims, manifest)
+    check_sizes(dims, manifest.symbols)
     sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.given), **dims})
     return sizes, make_inputs(manifest.inputs, sizes)

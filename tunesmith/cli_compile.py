@@ -55,6 +55,8 @@ def compile_command(
     """Compile `model`, save it, and print the summary."""
     wanted_shapes, wanted_dims = parse_shapes(shapes), parse_dims(dims)
     wanted_values = parse_values(values)
+    if at and db is None:
+        raise CompilerError("`--at` says at which sizes records were tuned", hint="add `--db`")
     require_file(model)
     path = output or Path(f"{model.stem}.tsm")
     check_output(path, model)

@@ -38,8 +38,8 @@ def parse_budget(text: str) -> float:
     >>> parse_budget("10m"), parse_budget("1h30m"), parse_budget("45")
     (600.0, 5400.0, 45.0)
     """
-    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
-    seconds = sum(int(n or 0) * u for n, u in zip(parts.groups(), (3600, 60, 1), strict=True)) \
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s|(?<![hm])(\d+))?", text.strip())
+    seconds = sum(int(n or 0) * u for n, u in zip(parts.groups(), (3600, 60, 1, 1), strict=True)) \
         if parts else 0  # fmt: skip
     if not seconds:
         raise typer.BadParameter(f"`{text}` is not a time: write `10m`, `90s` or `1h30m`")

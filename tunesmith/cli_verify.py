@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,12 @@ import typer
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import note, out
 from tunesmith.cli_values import fixed_sizes, parse_shapes, read_npz, write_json
-from tunesmith.ir.diagnostics import InputError
 
 if TYPE_CHECKING:
     from tunesmith.oracle import Arrays, OutputReport, Session
     from tunesmith.runtime import Executable, Manifest
 
-__all__ = ["check_symbols", "verify_command", "verify_once"]
+__all__ = ["verify_command", "verify_once"]
 
 Trial = tuple[dict[str, int], "Arrays"]
 
@@ -86,17 +84,6 @@ def verify_once(
     return compare(ours, theirs, atol=atol, rtol=rtol)
 
 
-def check_symbols(sizes: Mapping[str, int], manifest: Manifest) -> None:
-    """Refuse sizes of symbols that the model does not have."""
-    known = [s.name for s in manifest.given]
-    for name in sizes:
-        if name not in known:
-            close = get_close_matches(name, known, 1)
-            listed = ", ".join(f"`{k}`" for k in known) or "none"
-            hint = f"did you mean `{close[0]}`?" if close else f"its symbols: {listed}"
-            raise InputError(f"the model has no symbol `{name}`", hint=hint)
-
-
 def _trials(
     manifest: Manifest,
     inputs: Path | None,
@@ -105,14 +92,14 @@ def _trials(
     seed: int,
 ) -> list[Trial]:
     """The inputs of the user, or random ones at several sizes."""
-    from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_verify
+    from tunesmith.random_inputs import check_sizes, make_inputs, sizes_of, sizes_to_verify
 
     if inputs is not None:
         feeds = read_npz(inputs)
         known = {s.name: s for s in manifest.inputs}
         given = {n: a.shape for n, a in feeds.items() if n in known}
         return [(sizes_of(manifest.inputs, given, {}), feeds)]
-    check_symbols(dims, manifest)
+    check_sizes(dims, manifest.symbols)
     symbols = [s for s in manifest.given if s.name not in dims]
     sizes = [{**trial, **dims} for trial in sizes_to_verify(symbols)]
     sizes = [sizes_of(manifest.inputs, shapes, trial) for trial in sizes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,6 +132,22 @@ def sizes_to_bench(symbols: Sequence[SymbolSpec]) -> dict[str, int]:
         s.name: max(s.min, 1) if is_batch(i, s.name) else max(s.min, min(_high(s), _TYPICAL))
         for i, s in enumerate(symbols)
     }
+
+
+def check_sizes(sizes: Mapping[str, int], symbols: Sequence[SymbolSpec]) -> None:
+    """Refuse sizes of symbols that a model does not have, or outside of their bounds."""
+    known = {symbol.name: symbol for symbol in symbols}
+    for name, size in sizes.items():
+        symbol = known.get(name)
+        if symbol is None:
+            listed = ", ".join(f"`{n}`" for n in known) or "none"
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean `{close[0]}`?" if close else f"its symbols: {listed}"
+            raise InputError(f"the model has no symbol `{name}`", hint=hint)
+        if size < symbol.min or (symbol.max is not None and size > symbol.max):
+            most = "on" if symbol.max is None else f"to {symbol.max}"
+            raise InputError(f"`{name}` is {size}, outside of {symbol.min} {most}",
+                             hint=f"compile with a wider `--dim {name}=…`")  # fmt: skip
 
 
 def sizes_of(

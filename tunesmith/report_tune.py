@@ -59,7 +59,8 @@ def summary(tuned: Tuned, path: Path, took: float) -> list[str]:
         lines.append(f"the model takes {seconds(after)}, untuned {seconds(before)}: "
                      f"{before / after:.3f}x, measured in turns")  # fmt: skip
     else:
-        lines.append(f"nothing was quicker than the knobs by analysis: {seconds(before)}")
+        lines.append(f"nothing was quicker than the knobs by analysis: {seconds(before)}; "
+                     "the artifact is the untuned one")  # fmt: skip
     return [*lines, f"written {path} in {took:.0f} s"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.driver import Progress, compile_model
-from tunesmith.random_inputs import sizes_to_bench
+from tunesmith.random_inputs import check_sizes, sizes_to_bench
 from tunesmith.runtime import Artifact
 from tunesmith.runtime.manifest import Json, SymbolSpec
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_with_records"]
 
-_CHECK_SECONDS = 0.05  # of running a recorded kernel beside the default, to compare their results
+_CHECK_SECONDS = 0.2  # of running a recorded kernel beside the default
 
 
 def compile_with_records(
@@ -54,13 +54,14 @@ def compile_with_records(
 
     def records(symbols: Sequence[SymbolSpec]) -> FromStore:
         sizes = {**sizes_to_bench(symbols), **(at or {})}
+        check_sizes(sizes, symbols)
         found.append(FromStore(store, device_of(target), versions_text(), sizes))
         return found[-1]
 
-    def check(lowered: Lowered) -> None:
-        seen.append(lowered)
-
-    artifact = compile_model(source, **options, progress=progress, records=records, observe=check)
+    verify = bool(options.pop("verify", False))  # not before the records are checked
+    artifact = compile_model(
+        source, **options, progress=progress, records=records, observe=seen.append
+    )
     if progress is not None:
         progress("check records")
     (lowered,), (used,) = seen, found
@@ -69,13 +70,29 @@ def compile_with_records(
     refused = _refused(lowered, used, (workers or _local_workers)(lowered, used.sizes, weights))
     for (template, _), reason in refused.items():
         warn(f"a record of {template} is refused: {reason}")
-    if refused:
-        kept = Chosen({key: r.knobs for key, r in used.used.items() if key not in refused})
-        artifact = compile_model(source, **options, progress=progress, records=lambda _: kept)
-    rows = [_row(key, record) for key, record in used.used.items() if key not in refused]
+    kept = {key: r for key, r in _in_use(lowered, used).items() if key not in refused}
+    if refused or verify:
+        knobs = Chosen({key: record.knobs for key, record in kept.items()})
+        artifact = compile_model(
+            source, **options, verify=verify, progress=progress, records=lambda _: knobs
+        )
+    rows = [_row(key, record) for key, record in kept.items()]
     report: dict[str, Json] = {**artifact.manifest.report, "tuned": {"kernels": [*rows]}}
     artifact.manifest = replace(artifact.manifest, report=report)
     return artifact
+
+
+def _in_use(lowered: Lowered, used: FromStore) -> dict[tuple[str, str], Record]:
+    """The records by whose knobs a kernel is written: other than the default's, and fitting."""
+    from tunesmith.backends.tvm.kernels.kernel import Kernel
+
+    found: dict[tuple[str, str], Record] = {}
+    for kernel in lowered.tunable.values():
+        assert isinstance(kernel, Kernel) and kernel.template is not None
+        if kernel.chosen is not None:
+            key = kernel.template.title, kernel.key
+            found[key] = used.used[key]
+    return found
 
 
 def _local_workers(lowered: Lowered, sizes: Mapping[str, int], weights: int) -> Workers:
@@ -105,8 +122,11 @@ def _refused(lowered: Lowered, used: FromStore, workers: Workers) -> dict[tuple[
             space = Space(template.values(), template.default.numbers(), lambda _: True)
             task = Task(base.name, work, space, 0.0, 1, base)
             (outcome,) = workers.measure(task, [knobs.numbers()], _CHECK_SECONDS)
+            key = template.title, kernel.key
             if outcome.verdict not in (Verdict.ok, Verdict.slower) or not outcome.checked:
-                refused[template.title, kernel.key] = f"{outcome.verdict}: {outcome.reason}"
+                refused[key] = f"{outcome.verdict}: {outcome.reason}"
+            elif used.used[key].workload != work and outcome.verdict is Verdict.slower:
+                refused[key] = "what is quicker for a near shape is not for this one"
     finally:
         workers.close()
     return refused

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.children import answer_of_child
 from tunesmith.driver import Progress, compile_model
 from tunesmith.ir.diagnostics import TuneError
-from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_bench
+from tunesmith.random_inputs import check_sizes, make_inputs, sizes_of, sizes_to_bench
 from tunesmith.runtime import Artifact, load
 from tunesmith.runtime.manifest import Json, Manifest
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["TunePlan", "Tuned", "plan_tuning", "tune_model"]
 
 _ROUNDS, _TURNS = 5, 5  # runs of each artifact in a turn; turns
+_PASSES = 3  # of taking out what loses
 _DEADLINE = 600.0  # seconds of running the artifacts
 _HINT = "tune at smaller sizes: `--at NAME=SIZE`"
 
@@ -85,6 +86,7 @@ def plan_tuning(
     artifact = compiled(progress=progress, observe=seen.append)
     (lowered,) = seen
     manifest = artifact.manifest
+    check_sizes(at, manifest.symbols)
     sizes = sizes_of(manifest.inputs, {}, {**sizes_to_bench(manifest.symbols), **at})
     if progress is not None:
         progress("profile")
@@ -149,8 +151,10 @@ def tune_model(
     plan = plan_tuning(compiled, at=at or {}, tasks=tasks, progress=progress)
     if progress is not None:
         progress("tune")
-    goal = Goal(device=device_of(plan.lowered.target), versions=versions_text(), seconds=budget,
-                trials=trials, seed=seed)  # fmt: skip
+    goal = Goal(
+        device=device_of(plan.lowered.target), versions=versions_text(), trials=trials, seed=seed,
+        seconds=budget - (time.perf_counter() - start),
+    )  # fmt: skip
     those = (workers or _local_workers)(plan)
     try:
         tuner = Tuner(plan.tasks, those, store, goal, told=told)
@@ -161,8 +165,10 @@ def tune_model(
             tuner.choose()
     finally:
         those.close()
-    tuned = _finished(plan, tuner, compiled, verify=verify, progress=progress)
-    return replace(tuned, ready=ready)
+    tuned = Tuned(plan.artifact, plan, tuner, (plan.seconds, plan.seconds), ready=ready)
+    with suppress(KeyboardInterrupt):  # then it is the untuned artifact
+        _finish(tuned, compiled, verify=verify, progress=progress)
+    return tuned
 
 
 def _local_workers(plan: TunePlan) -> Workers:
@@ -173,36 +179,41 @@ def _local_workers(plan: TunePlan) -> Workers:
     return LocalWorkers(plan.lowered.target, plan.sizes, weights)
 
 
-def _finished(
-    plan: TunePlan,
-    tuner: Tuner,
-    compiled: Callable[..., Artifact],
-    *,
-    verify: bool,
-    progress: Progress | None,
-) -> Tuned:
-    """Put the winners in, take out those that lose inside the model, and compare the whole."""
+def _finish(
+    tuned: Tuned, compiled: Callable[..., Artifact], *, verify: bool, progress: Progress | None
+) -> None:
+    """Put the winners in, take out those that lose inside the model, and compare the whole.
+
+    What decides about the whole is measured after everything else was decided.
+    """
+    plan, tuner = tuned.plan, tuned.tuner
     chosen = {s.task.name: s.chosen for s in tuner.states if s.chosen is not None}
-    dropped: list[str] = []
-    while chosen:
+    for last in (False,) * (_PASSES - 1) + (True,):
+        if not chosen:
+            break
         knobs = _records(plan, chosen)
         artifact = compiled(progress=progress, records=lambda _, knobs=knobs: knobs)
         if progress is not None:
             progress("compare")
-        whole, ratios = _in_turns(plan, artifact)
+        _, ratios = _in_turns(plan, artifact)
         losing = [name for name in chosen if ratios.get(name, 1.0) >= 1.0]
-        if not losing and whole[1] < whole[0]:
+        if losing and not last:
+            tuner.drop(losing)
+            tuned.dropped += losing
+            chosen = {name: record for name, record in chosen.items() if name not in losing}
+            continue
+        whole, _ = _in_turns(plan, artifact)
+        tuned.whole = whole
+        if whole[1] < whole[0]:
             if verify:
                 artifact = compiled(progress=progress, verify=True,
                                     records=lambda _, knobs=knobs: knobs)  # fmt: skip
             artifact.manifest = _with_report(artifact.manifest, chosen, whole)
-            return Tuned(artifact, plan, tuner, whole, chosen, dropped)
-        # where all win alone and the whole does not, the least certain goes first
-        losing = losing or [max(chosen, key=lambda name: ratios[name])]
-        dropped += losing
-        chosen = {name: record for name, record in chosen.items() if name not in losing}
-    artifact = compiled(progress=progress, verify=True) if verify else plan.artifact
-    return Tuned(artifact, plan, tuner, (plan.seconds, plan.seconds), {}, dropped)
+            tuned.artifact, tuned.used = artifact, chosen
+            return
+        break
+    if verify:
+        tuned.artifact = compiled(progress=progress, verify=True)
 
 
 def _records(plan: TunePlan, chosen: Mapping[str, Record]) -> TuningRecords:

@@ -28,13 +28,16 @@ from .kernels.kernel import Kernel
 from .objects import emit_object
 from .schedule.knobs import Knobs
 
-__all__ = ["Variant", "Workbench", "build_variant", "with_knobs"]
+__all__ = ["Variant", "Workbench", "build_variant", "other_sizes", "with_knobs"]
 
 Array = NDArray[np.generic]
 _NAME = "kernel"  # of every variant: equal code is then equal bytes
 _RTOL, _ATOL = 1e-4, 2e-5  # sums in another order; the second of the greatest element
 _LEAST_SECONDS = 2e-4  # of one measurement: shorter kernels are called several times
 _MOST_BYTES = 1 << 30  # of copies of weights
+_GUARD = 4096  # bytes on both sides of a result, in which nothing may be written
+_FILLED = 0xA5
+_ODD = 37  # a size that is no multiple of any tile
 
 
 def with_knobs(kernel: Kernel, knobs: Knobs | None) -> Kernel:
@@ -63,6 +66,7 @@ class Variant:
     function: Callable[..., None]
     calls: list[tuple[Any, ...]]
     results: list[Array]
+    memory: list[Array]  # of the results, with guards around them
 
     def run(self, number: int = 0) -> None:
         """Call it once."""
@@ -87,7 +91,8 @@ class Workbench:
             for value in kernel.reads
             if kernel.weight_use(value) is None
         }
-        self.packed: dict[object, list[Array]] = {}
+        self.packed: dict[object, list[Array]] = {}  # of the reference and of the last variant
+        self.kept: set[object] = set()  # layouts of the reference, which is loaded first
 
     def _count(self, value: Value) -> int:
         return evaluate_dim(value.type.size, self.sizes)
@@ -95,11 +100,16 @@ class Workbench:
     def load(self, path: Path, kernel: Kernel) -> Variant:
         """Load a library of `build_variant`, and lay out what it reads and writes."""
         function = tvm.runtime.load_module(str(path))[_NAME]
-        results = [
-            _aligned(np.zeros(self._count(value), _numpy(value.type.dtype)))
-            for value in kernel.group.outputs
-        ]
+        memory, results = [], []
+        for value in kernel.group.outputs:
+            whole, result = _guarded(self._count(value), _numpy(value.type.dtype))
+            memory.append(whole)
+            results.append(result)
         columns: list[list[Any]] = []
+        uses = [use for value in kernel.reads if (use := kernel.weight_use(value)) is not None]
+        self.kept = self.kept or {use.key for use in uses}
+        for key in self.packed.keys() - self.kept - {use.key for use in uses}:
+            del self.packed[key]
         for value in kernel.reads:
             use = kernel.weight_use(value)
             if use is None:
@@ -116,7 +126,7 @@ class Workbench:
             (*(column[i % len(column)] for column in columns), *sizes, *stores)
             for i in range(count)
         ]
-        return Variant(kernel, function, calls, results)
+        return Variant(kernel, function, calls, results, memory)
 
     def _copies(self, array: Array) -> list[Array]:
         last = self.kernel.machine.l3_bytes
@@ -130,6 +140,12 @@ class Workbench:
             for array in one.results:
                 array.fill(np.nan if array.dtype.kind == "f" else 77)  # what is not written shows
             one.run()
+        for whole, result in zip(variant.memory, variant.results, strict=True):
+            start = result.ctypes.data - whole.ctypes.data
+            if (whole[:start] != _FILLED).any() or (
+                whole[start + result.nbytes :] != _FILLED
+            ).any():
+                return "something is written before or behind a result"
         for got, want in zip(variant.results, reference.results, strict=True):
             if got.dtype.kind != "f":
                 if not np.array_equal(got, want):
@@ -179,6 +195,21 @@ class Workbench:
             if number == least and np.quantile(np.divide(*times), 0.25) > hopeless:
                 break
         return times
+
+
+def other_sizes(kernel: Kernel, sizes: Mapping[str, int]) -> list[dict[str, int]]:
+    """Sizes at which the code of a kernel takes other branches: the least, and one that is odd."""
+    least = {s.name: max(s.low, 1) for s in kernel.symbols}
+    odd = {s.name: max(least[s.name], min(s.high or _ODD, _ODD)) for s in kernel.symbols}
+    return [tried for tried in (least, odd) if kernel.symbols and tried != dict(sizes)]
+
+
+def _guarded(count: int, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
+    """Memory that is filled with a pattern, and the array in its middle, aligned."""
+    size = count * dtype.itemsize
+    whole = np.full(size + 2 * _GUARD + 64, _FILLED, np.uint8)
+    start = _GUARD + -(whole.ctypes.data + _GUARD) % 64
+    return whole, whole[start : start + size].view(dtype)
 
 
 def _numpy(dtype: DType) -> np.dtype[np.generic]:

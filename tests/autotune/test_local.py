@@ -36,6 +36,8 @@ KERNELS = {
     "few rows": ("%x: f32[3, 40], %w: f32[40, 17]", "%y = linear(%x, %w)"),
     "conv": ("%x: f32[B, 5, 13, 11], %w: f32[19, 5, 3, 3]",
              f"%y = conv(%x, %w) {{strides = [1, 1], {WINDOW.format(1)}, groups = 1}}"),
+    "odd pointwise": ("%x: f32[1, 4, 7, 7], %w: f32[9, 4, 1, 1]",
+                      f"%y = conv(%x, %w) {{strides = [1, 1], {WINDOW.format(0)}, groups = 1}}"),
     "depthwise": ("%x: f32[1, 9, 13, 37], %w: f32[9, 1, 3, 3]", 
                   f"%y = conv(%x, %w) {{strides = [1, 1], {WINDOW.format(0)}, groups = 9}}"),
     "pool": ("%x: f32[1, 9, 14, 37]", 
@@ -48,6 +50,9 @@ SIZES = {"S": 37, "B": 2}
 
 HEAD = "int __tvm_ffi_kernel(void* s, void* a, int n, void* r) "
 BODIES = {
+    "writes behind": """{
+        float* y = *(float**)*(void**)((char*)a + 16 * (n - 1) + 8);
+        for (int i = 0; i < 40000; i++) y[i] = 0; return 0; }""",
     "hangs": "{ for (volatile int i = 0;; i++) {} }",
     "segfaults": "{ *(volatile int*)8 = 1; return 0; }",
     "aborts": "{ __builtin_trap(); }",

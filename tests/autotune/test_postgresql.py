@@ -18,8 +18,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from tunesmith.autotune import schema
-from tunesmith.autotune.database import TrialTaken, open_database
-from tunesmith.autotune.records import Verdict
+from tunesmith.autotune.database import open_database
+from tunesmith.autotune.records import TrialTaken, Verdict
 from tunesmith.autotune.selection import Pruning
 from tunesmith.ir.diagnostics import TuneError
 

@@ -11,16 +11,16 @@ import pytest
 
 from tunesmith.autotune.gaussian import expected_improvement, fit
 from tunesmith.autotune.measure import Outcome, Task
-from tunesmith.autotune.records import Device, Record, Verdict, Workload
+from tunesmith.autotune.records import Device, Record, TrialTaken, Verdict, Workload
 from tunesmith.autotune.search import Observation, Search, Space
-from tunesmith.autotune.tune import CONFIRMED, Goal, Tuner
+from tunesmith.autotune.tune import CONFIRMED, Goal, Tuner, _clearly_quicker
 
 VALUES = {"tile": (1, 2, 4, 8, 16), "unroll": (1, 2, 4, 8), "block": (16, 32, 64, 128, 256)}
 DEFAULT = {"tile": 4, "unroll": 2, "block": 64}
 DEVICE = Device(text='{"cpu":"fake"}')
 
 
-def space(fits: object = None) -> Space:
+def space() -> Space:
     return Space(VALUES, DEFAULT, lambda knobs: knobs["tile"] * knobs["unroll"] <= 64)
 
 
@@ -92,7 +92,8 @@ class Memory:
 
     def add(self, record: Record) -> int:
         key = (record.workload, record.seed, record.trial)
-        assert key not in [(r.workload, r.seed, r.trial) for r in self.records], "a trial twice"
+        if key in [(r.workload, r.seed, r.trial) for r in self.records]:
+            raise TrialTaken("a trial twice")
         self.records.append(record)
         return len(self.records)
 
@@ -104,7 +105,11 @@ class Memory:
 
     def near(self, template: str, device: Device, versions: str, features: Mapping[str, int],
              limit: int = 4) -> list[Record]:  # fmt: skip
-        return [r for r in self.records if r.verdict is Verdict.ok][:limit]
+        found = {r.workload.sha256: r for r in self.records if r.verdict is Verdict.ok}
+        near = sorted(
+            found.values(), key=lambda r: abs(r.workload.features["rows"] - features["rows"])
+        )
+        return near[:limit]
 
 
 class Killed(Exception):
@@ -188,6 +193,43 @@ def test_a_killed_search_ends_as_if_it_had_not_been(after: int) -> None:
     assert content(parts) == content(whole)
 
 
+def test_a_killed_search_goes_on_with_the_same_hints() -> None:
+    """Kernels of other models are in the store; of our own there are more after the kill."""
+
+    def others() -> Memory:
+        store = Memory()
+        for number in range(4):
+            work = Workload(template="gemm/1", text=f"other {number}", features={"rows": number})
+            store.add(Record(workload=work, device=DEVICE, versions="fake 1", seed=CONFIRMED,
+                             knobs={**DEFAULT, "tile": 8, "block": (16, 32, 128, 256)[number]},
+                             trial=0, verdict=Verdict.ok, checked=True, seconds=(0.9,) * 15,
+                             baseline=(1.0,) * 15))  # fmt: skip
+        return store
+
+    whole, parts = others(), others()
+    tuner(whole, Fake()).run()
+    with pytest.raises(Killed):
+        tuner(parts, Fake(after=6)).run()
+    tuner(parts, Fake(), trials=34).run()
+    assert content(parts) == content(whole)
+
+
+def test_two_tuners_of_one_model_share_their_trials() -> None:
+    """The second has made its plans when the first stores its trials: these count for both."""
+    store = Memory()
+    one, two = tuner(store, Fake()), tuner(store, Fake())
+    one.run()
+    two.run()
+    two.choose()
+    keys = [(r.workload, r.seed, r.trial) for r in store.records]
+    assert len(set(keys)) == len(keys)
+    for mine, other in zip(one.states, two.states, strict=True):
+        assert [dict(r.knobs) for r in other.records][: len(mine.records)] == [
+            dict(r.knobs) for r in mine.records
+        ]
+        assert other.chosen is not None
+
+
 def test_another_run_with_nothing_to_do_measures_nothing() -> None:
     store = Memory()
     one = tuner(store, Fake(), trials=None)
@@ -242,6 +284,38 @@ def test_failures_are_recorded_and_never_chosen() -> None:
     for state in one.states:
         assert state.chosen is not None
         assert state.task.space.point(state.chosen.knobs) not in workers.verdicts
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 10, 11, 15, 40])
+def test_a_few_races_prove_nothing_and_many_do(count: int) -> None:
+    """The interval of a median by ranks has no end for few measurements, whatever they say."""
+    won = Outcome(Verdict.ok, (0.8,) * count, (1.0,) * count)
+    assert _clearly_quicker(won) == (count >= 11)
+    lost = Outcome(Verdict.ok, (1.001,) * count, (1.0,) * count)
+    assert not _clearly_quicker(lost)
+
+
+def test_a_kernel_whose_default_cannot_be_measured_is_left_alone() -> None:
+    store = Memory()
+    default = tasks()[0].space.point(DEFAULT)
+    workers = Fake(verdicts={default: Verdict.crashed})
+    one = tuner(store, workers, trials=None)
+    one.run()
+    assert all(len(state.records) == 4 for state in one.states)
+
+
+def test_what_lost_inside_a_model_is_never_chosen_again() -> None:
+    store = Memory()
+    one = tuner(store, Fake())
+    one.run()
+    one.choose()
+    before = [dict(s.chosen.knobs) for s in one.states if s.chosen is not None]
+    assert len(before) == 2
+    one.drop([state.task.name for state in one.states])
+    two = tuner(store, Fake())
+    two.choose()
+    after = [dict(s.chosen.knobs) for s in two.states if s.chosen is not None]
+    assert not [knobs for knobs in after if knobs in before]
 
 
 def test_who_does_not_clearly_win_is_not_used() -> None:

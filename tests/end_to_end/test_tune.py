@@ -21,15 +21,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tunesmith import load
 from tunesmith.autotune.database import open_database
+from tunesmith.autotune.device import device_of, versions_text
 from tunesmith.autotune.local import LocalWorkers
 from tunesmith.autotune.measure import Outcome, Task
 from tunesmith.autotune.records import Record, Verdict
-from tunesmith.autotune.tune import CONFIRMED
+from tunesmith.autotune.tune import CONFIRMED, Goal, Tuner
 from tunesmith.backends.tvm.kernels.kernel import Kernel
+from tunesmith.driver import compile_model
 from tunesmith.oracle import OnnxSession, compare
 from tunesmith.runtime import Artifact
 from tunesmith.tuned_compile import compile_with_records
-from tunesmith.tuning import tune_model
+from tunesmith.tuning import plan_tuning
 
 pytestmark = pytest.mark.tvm
 
@@ -112,14 +114,16 @@ print("{}")
 
 def tuned_store(model: Path, where: Path) -> Path:
     """A store in which one candidate of each kernel won."""
-
-    def workers(plan: Any) -> Wishes:
-        return Wishes(LocalWorkers(plan.lowered.target, plan.sizes, 0))
-
+    plan = plan_tuning(lambda **more: compile_model(model, threads=1, **more), at={}, tasks=())
+    workers = Wishes(LocalWorkers(plan.lowered.target, plan.sizes, 0))
+    goal = Goal(device=device_of(plan.lowered.target), versions=versions_text(), trials=12)
     with open_database(where) as store:
-        tuned = tune_model(model, store, budget=600, trials=12, threads=1, workers=workers)
-        assert 4 <= tuned.tuner.measured <= 12
-        assert all(state.chosen is not None for state in tuned.tuner.states)
+        tuner = Tuner(plan.tasks, workers, store, goal)
+        tuner.run()
+        tuner.choose()
+        workers.close()
+        assert 4 <= tuner.measured <= 12
+        assert all(state.chosen is not None for state in tuner.states)
     return where
 
 
@@ -148,7 +152,10 @@ def test_compiling_with_records_uses_them_and_computes_the_same(
 def test_the_knobs_of_a_near_shape_are_taken_and_of_a_far_one_not(model: Path, store: Path) -> None:
     for rows, found in ((80, 2), (64, 2), (4000, 0)):
         with open_database(store) as database:
-            artifact = compile_with_records(model, database, at={"rows": rows}, threads=1)
+            artifact = compile_with_records(
+                model, database, at={"rows": rows}, threads=1,
+                workers=lambda lowered, sizes, _: Wishes(LocalWorkers(lowered.target, sizes, 0)),
+            )  # fmt: skip
         tuned = artifact.manifest.report["tuned"]
         assert isinstance(tuned, dict) and isinstance(tuned["kernels"], list)
         assert len(tuned["kernels"]) == found, rows
@@ -174,7 +181,6 @@ def planted(store: Path, where: Path, **changes: Any) -> Path:
 def every(database: Any) -> list[Record]:
     seen: list[Record] = []
 
-    from tunesmith.autotune.device import device_of, versions_text
     from tunesmith.backends.targets import find_target
 
     features = {"rows": 0, "inner": 96, "cols": 160, "at rows": 64}
@@ -203,6 +209,8 @@ def test_a_record_with_knobs_that_do_not_fit_is_not_used(
     table = artifact.manifest.report["kernel_table"]
     assert isinstance(table, list)
     assert not any(row["tuned"] for row in table if isinstance(row, dict))
+    tuned = artifact.manifest.report["tuned"]
+    assert isinstance(tuned, dict) and tuned["kernels"] == [], "what is not built is not listed"
 
 
 def test_a_record_whose_kernel_is_wrong_is_refused(model: Path, store: Path) -> None:
@@ -224,7 +232,7 @@ def test_a_record_whose_kernel_is_wrong_is_refused(model: Path, store: Path) -> 
     warnings: list[str] = []
     with open_database(store) as database:
         artifact = compile_with_records(
-            model, database, threads=1, warn=warnings.append,
+            model, database, threads=1, warn=warnings.append, verify=True,
             workers=lambda lowered, sizes, weights: LocalWorkers(
                 lowered.target, sizes, weights, build=build
             ),
@@ -292,7 +300,8 @@ def trials_in(store: Path) -> int:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(["--budget", "soon"], "not a time"), (["--target", "x86-64-v3"], "machine that runs them"),
-     (["--tasks", "conv*"], "no kernel to tune")],
+     (["--tasks", "conv*"], "no kernel to tune"), (["--at", "row=3"], "did you mean `rows`"),
+     (["--budget", "1h30"], "not a time")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(model: Path, arguments: list[str], words: str) -> None:
     done = subprocess.run(

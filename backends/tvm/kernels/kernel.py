@@ -25,6 +25,7 @@ from ..groups import Group
 from ..index import Sizes
 from ..schedule import emit
 from ..schedule.attention import AttentionKnobs
+from ..schedule.batch_matmul import MatmulKnobs
 from ..schedule.conv_knobs import ConvKnobs
 from ..schedule.depthwise import PlaneKnobs
 from ..schedule.gemm_knobs import GemmKnobs, pack_weight
@@ -231,7 +232,7 @@ class Kernel:
             emit_pool_group(evaluator, anchor, output, store, machine, knobs)
         elif isinstance(knobs, AttentionKnobs):
             emit_attention_group(evaluator, anchor, store, machine, knobs, group.by_rows)
-        elif isinstance(knobs, GemmKnobs):
+        elif isinstance(knobs, MatmulKnobs):
             emit_matmul(evaluator, anchor, output, store, machine, knobs)
         elif group.kind == "matmul":
             emit_plain_matmul(evaluator, anchor, output, store)

@@ -17,7 +17,7 @@ from ..evaluator import Evaluator
 from ..index import Index
 from ..schedule import fastmath
 from ..schedule.attention import AttentionKnobs, AttentionWork, emit_attention
-from ..schedule.batch_matmul import emit_batch_matmul
+from ..schedule.batch_matmul import MatmulKnobs, emit_batch_matmul
 from ..schedule.gemm import emit_gemm
 from ..schedule.gemm_knobs import GemmKnobs, GemmWork
 from .literals import immediate
@@ -125,7 +125,7 @@ def emit_matmul(
     output: Value,
     store: tirx.Buffer,
     machine: Machine,
-    knobs: GemmKnobs,
+    knobs: MatmulKnobs,
 ) -> None:
     """A product of two activations in f32."""
     x, y = node.present_operands

@@ -86,8 +86,15 @@ def _batch_matmul(node: Node, machine: Machine) -> Template:
     sizes = {"rows": node.result.type.shape[-2], "cols": node.result.type.shape[-1],
              "inner": node.present_operands[0].type.shape[-1]}  # fmt: skip
     known = {name: size if isinstance(size, int) else 0 for name, size in sizes.items()}
-    default = batch_matmul.default(known["cols"] or None, machine)
-    return Template("matmul", 1, default, partial(batch_matmul.fits, machine), known)
+    cols = known["cols"] or None
+    default = batch_matmul.default(cols, machine)
+
+    def fits(knobs: Knobs) -> bool:
+        return isinstance(knobs, batch_matmul.MatmulKnobs) and batch_matmul.fits(
+            cols, machine, knobs
+        )
+
+    return Template("matmul", 1, default, fits, known)
 
 
 def _template(

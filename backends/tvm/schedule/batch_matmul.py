@@ -17,9 +17,9 @@ from tvm.tirx.script import builder as T
 
 from . import emit
 from .emit import Dim
-from .gemm_knobs import GemmKnobs, GemmWork
+from .gemm_knobs import GemmWork
 from .gemm_knobs import default as gemm_default
-from .knobs import Knobs
+from .knobs import Knobs, knob
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
@@ -28,11 +28,27 @@ Load: TypeAlias = Callable[[Expr, Expr, Expr], Expr]
 Store: TypeAlias = Callable[[Expr, Expr, Expr, Expr], None]
 
 
-def default(cols: int | None, machine: Machine) -> GemmKnobs:
+@dataclass(frozen=True, kw_only=True)
+class MatmulKnobs(Knobs):
+    """How a product of two activations is cut into pieces."""
+
+    # rows of sums in registers
+    tile_m: int = knob(8, 4, 5, 6, 7, 8, 9, 10, 12, 14)
+    # columns of sums in registers; also the width of a copied panel
+    tile_n: int = knob(48, 8, 16, 24, 32, 48, 64, 96)
+    # steps of K in the innermost loop
+    unroll_k: int = knob(4, 1, 2, 4, 8)
+    # steps of K that a copied panel holds
+    panel_k: int = knob(128, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+    # rows that one task computes
+    block_m: int = knob(64, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+def default(cols: int | None, machine: Machine) -> MatmulKnobs:
     """Take the register tile of `gemm` and a copied panel that fills half of the first cache."""
     knobs = gemm_default(GemmWork(rows=None, inner=1, cols=cols or 1 << 16), machine)
     depth = machine.l1_bytes // 2 // (emit.FLOAT_BYTES * knobs.tile_n)
-    return GemmKnobs(
+    return MatmulKnobs(
         tile_m=knobs.tile_m,
         tile_n=knobs.tile_n,
         panel_k=max(16, depth // 16 * 16),
@@ -40,19 +56,16 @@ def default(cols: int | None, machine: Machine) -> GemmKnobs:
     )
 
 
-def fits(machine: Machine, knobs: Knobs) -> bool:
+def fits(cols: int | None, machine: Machine, knobs: MatmulKnobs) -> bool:
     """Whether a tile stays in registers and a copied panel in the second cache."""
-    if not isinstance(knobs, GemmKnobs):
-        return False
     lanes = emit.lanes_of(machine)
     vectors = knobs.tile_n // lanes
-    unused = (knobs.prefetch, knobs.prefetch_few, knobs.chunk)
     return (
         knobs.tile_n % lanes == 0
+        and (cols is None or knobs.tile_n < cols + lanes)
         and knobs.tile_m * vectors + vectors + 1 <= machine.vector_registers
         and knobs.block_m >= knobs.tile_m
         and knobs.panel_k * knobs.tile_n * emit.FLOAT_BYTES <= machine.l2_bytes // 2
-        and unused == (GemmKnobs.prefetch, GemmKnobs.prefetch_few, GemmKnobs.chunk)
     )
 
 
@@ -66,7 +79,7 @@ def emit_batch_matmul(
     load_b: Load,
     store: Store,
     machine: Machine,
-    knobs: GemmKnobs,
+    knobs: MatmulKnobs,
     b_contiguous_in: Literal["j", "k"] = "j",
     parallel: bool = True,
 ) -> None:
@@ -98,7 +111,7 @@ class _Product:
     load_b: Load
     store: Store
     lanes: int
-    knobs: GemmKnobs
+    knobs: MatmulKnobs
     b_contiguous_in: str
     parallel: bool
 

@@ -178,8 +178,8 @@ def fits(work: ConvWork, machine: Machine, knobs: ConvKnobs) -> bool:
         return False
     if pixels is not None and (knobs.vectors - 1) * lanes >= pixels:
         return False
-    if pixels is None and not knobs.vectors:
-        return False
+    if knobs.odd and (pixels is None or pixels % width):
+        return False  # the single pixel of a part of a panel would lie behind the image
     most = machine.l2_bytes // emit.FLOAT_BYTES
     window, sizes = work.window, plane_sizes(work.window)
     if not knobs.rows or sizes is None:
