@@ -1,73 +1,34 @@
 """Workers of this machine: builders and a runner, forked from a process that has TVM in memory.
 
-A candidate is built by a process of its own, with a deadline. It runs in another, which stays for
-the kernel it was made for and holds the default beside which everything is measured; one that hangs
-or dies is replaced. All of them end with their parent, however that ends.
+A candidate is built by a process of its own, with a deadline. It runs in a runner, beside the
+kernel with the knobs by analysis. All of them end with their parent, however that ends.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tunesmith.backends.tvm.kernels.kernel import Kernel
-from tunesmith.backends.tvm.standalone import Workbench, build_variant, with_knobs
-from tunesmith.ir.diagnostics import TuneError
+from tunesmith.backends.tvm.launch import Launch, launch_of, weights_of
+from tunesmith.backends.tvm.standalone import build_variant, with_knobs
+from tunesmith.ir.diagnostics import BuildError, TuneError
 from tunesmith.ir.target import Target
-from tunesmith.runtime.processes import die_with_parent
 
 from .measure import Outcome, Task
 from .records import Verdict
+from .runner import WORDS, Order, Runners, begin_child
 
 __all__ = ["LocalWorkers"]
 
 _BUILD_DEADLINE, _RUN_DEADLINE = 30.0, 20.0  # seconds, of one candidate
-_SLOWER = 0.995  # above this ratio a candidate does not count as quicker
-_WORDS = 300  # of a failure are kept
-
-
-@dataclass
-class _Runner:
-    """A process that measures variants of one kernel."""
-
-    pid: int
-    orders: IO[str]
-    answers: IO[str]
-
-    def ask(self, order: Mapping[str, Any], deadline: float) -> dict[str, Any] | Verdict:
-        """Its answer, or how it failed to give one."""
-        try:
-            self.orders.write(json.dumps(order) + "\n")
-            self.orders.flush()
-        except BrokenPipeError:
-            return Verdict.crashed
-        ready, _, _ = select.select([self.answers], [], [], deadline)
-        if not ready:
-            return Verdict.timeout
-        line = self.answers.readline()
-        if not line:
-            return Verdict.crashed
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def end(self) -> int:
-        """Kill it; its exit status."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        _, status = os.waitpid(self.pid, 0)
-        for pipe in (self.orders, self.answers):
-            with suppress(OSError):
-                pipe.close()
-        return status
 
 
 class LocalWorkers:
@@ -84,10 +45,10 @@ class LocalWorkers:
         build: Callable[[Kernel, Target, Path], str] = build_variant,
     ) -> None:
         self.target, self.sizes, self.spread = target, dict(sizes), spread
-        self.build_deadline, self.run_deadline, self.build = build_deadline, run_deadline, build
+        self.build_deadline, self.build = build_deadline, build
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.folder = tempfile.TemporaryDirectory(prefix="tunesmith-tune-")
-        self.runner: tuple[str, _Runner] | None = None
+        self.runners = Runners(target.machine.cores, run_deadline)
         self.bases: dict[str, Path] = {}
         self.built: dict[tuple[str, str], tuple[Path, Outcome | None]] = {}
         self.count = 0
@@ -120,7 +81,7 @@ class LocalWorkers:
 
     def close(self) -> None:
         """End the runner and remove what was built."""
-        self._end_runner()
+        self.runners.close()
         self.folder.cleanup()
 
     # ------------------------------------------------------------------------------- building
@@ -162,7 +123,7 @@ class LocalWorkers:
             return child
         status = 1
         try:
-            _begin_child()
+            begin_child()
             self.build(kernel, self.target, path)
             status = 0
         except BaseException as error:
@@ -175,84 +136,23 @@ class LocalWorkers:
     def _run(
         self, task: Task, kernel: Kernel, knobs: Mapping[str, int], path: Path, seconds: float
     ) -> Outcome:
-        runner = self._runner_for(task, kernel)
-        order = {"path": str(path), "knobs": {**knobs}, "seconds": seconds}
+        template = kernel.template
+        assert template is not None
+        variant = with_knobs(kernel, template.knobs(knobs))
         try:
-            answer = runner.ask(order, self.run_deadline + seconds)
-        except BaseException:  # interrupted: its answer would be taken for that of the next order
-            self._end_runner()
-            raise
-        if isinstance(answer, Verdict):
-            self.runner = None
-            status = runner.end()
-            ended = f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended"
-            hung = f"did not end within {self.run_deadline + seconds:g} s"
-            return Outcome(answer, reason=hung if answer is Verdict.timeout else ended)
-        times = tuple(answer["seconds"]), tuple(answer["baseline"])
-        outcome = Outcome(Verdict(answer["verdict"]), *times, reason=answer["reason"][:_WORDS],
-                          checked=bool(answer["checked"]))  # fmt: skip
-        quick = outcome.ratio is not None and outcome.ratio < _SLOWER
-        if outcome.verdict is Verdict.ok and not quick:
-            return Outcome(Verdict.slower, *times, checked=outcome.checked)
-        return outcome
+            base = Order(self.bases[task.name], self._launch(kernel), {})
+            order = Order(path, self._launch(variant), {**knobs})
+        except BuildError as error:
+            return Outcome(Verdict.build_failed, reason=str(error)[:WORDS])
 
-    def _runner_for(self, task: Task, kernel: Kernel) -> _Runner:
-        if self.runner is not None and self.runner[0] == task.name:
-            return self.runner[1]
-        self._end_runner()
-        order_read, order_write = os.pipe()
-        answer_read, answer_write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                _begin_child()
-                os.close(order_write)
-                os.close(answer_read)
-                with os.fdopen(order_read) as orders, os.fdopen(answer_write, "w") as answers:
-                    self._serve(kernel, self.bases[task.name], orders, answers)
-            finally:
-                os._exit(1)
-        os.close(order_read)
-        os.close(answer_write)
-        runner = _Runner(child, os.fdopen(order_write, "w"), os.fdopen(answer_read))
-        self.runner = (task.name, runner)
-        return runner
+        def supply(chosen: Mapping[str, int]) -> Mapping[str, Callable[[], Any]]:
+            """Weights as these knobs want them: the runner has the constants, being forked."""
+            return weights_of(with_knobs(kernel, template.knobs(chosen) if chosen else None))
 
-    def _end_runner(self) -> None:
-        if self.runner is not None:
-            self.runner[1].end()
-            self.runner = None
+        return self.runners.measure(task.name, base, order, seconds, supply)
 
-    def _serve(self, kernel: Kernel, base: Path, orders: IO[str], answers: IO[str]) -> None:
-        """The runner's life: an order a line, an answer a line."""
-        os.environ["TVM_NUM_THREADS"] = str(self.target.machine.cores)
-        bench = Workbench(kernel, self.sizes, self.spread)
-        reference = bench.load(base, kernel)
-        for line in orders:
-            answer = self._answer(bench, kernel, reference, json.loads(line))
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
-
-    @staticmethod
-    def _answer(
-        bench: Workbench, kernel: Kernel, reference: Any, order: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        answer: dict[str, Any] = {"verdict": "ok", "reason": "", "seconds": [], "baseline": [],
-                                  "checked": False}  # fmt: skip
-        try:
-            assert kernel.template is not None
-            knobs = kernel.template.knobs(order["knobs"])
-            variant = bench.load(Path(order["path"]), with_knobs(kernel, knobs))
-            answer["reason"] = bench.differs(variant, reference)
-            answer["checked"] = True
-            if answer["reason"]:
-                answer["verdict"] = "wrong"
-                return answer
-            times = bench.race(variant, reference, seconds=order["seconds"])
-            answer["seconds"], answer["baseline"] = times
-        except Exception as error:  # whatever a candidate raises, the next one has its turn
-            answer |= {"verdict": "crashed", "reason": f"{type(error).__name__}: {error}"}
-        return answer
+    def _launch(self, kernel: Kernel) -> Launch:
+        return launch_of(kernel, self.sizes, self.spread)
 
 
 def _build_failure(path: Path, status: int) -> Outcome | None:
@@ -264,14 +164,7 @@ def _build_failure(path: Path, status: int) -> Outcome | None:
         words = f"the code generator ended by signal {os.WTERMSIG(status)}"
     else:
         words = note.read_text() if note.exists() else f"the builder ended with status {status}"
-    return Outcome(Verdict.build_failed, reason=words[:_WORDS])
-
-
-def _begin_child() -> None:
-    """Die with the parent; leave the terminal's interrupts to it."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return Outcome(Verdict.build_failed, reason=words[:WORDS])
 
 
 def _kill(pid: int) -> None:
