@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.backends.tvm.launch import Launch
-from tunesmith.backends.tvm.standalone import Workbench
+from tunesmith.backends.tvm.standalone import Variant, Workbench
 from tunesmith.runtime.processes import die_with_parent
 
 from .measure import Outcome
@@ -157,12 +157,13 @@ def _as_json(order: Order) -> dict[str, Any]:
 def _serve(base: Mapping[str, Any], supply: Supply, orders: IO[str], answers: IO[str]) -> None:
     """The runner's life."""
     bench = Workbench(Launch.parse(base["launch"]))
-    reference = _load(bench, base, supply)
+    reference: Variant | None = None
     for line in orders:
         order = json.loads(line)
         answer: dict[str, Any] = {"verdict": "ok", "reason": "", "seconds": [], "baseline": [],
                                   "checked": False}  # fmt: skip
         try:
+            reference = reference or _load(bench, base, supply)
             variant = _load(bench, order, supply)
             answer["reason"] = bench.differs(variant, reference)
             answer["checked"] = True
@@ -177,6 +178,6 @@ def _serve(base: Mapping[str, Any], supply: Supply, orders: IO[str], answers: IO
         answers.flush()
 
 
-def _load(bench: Workbench, order: Mapping[str, Any], supply: Supply) -> Any:
+def _load(bench: Workbench, order: Mapping[str, Any], supply: Supply) -> Variant:
     found = supply(order["weights"])
     return bench.load(Path(order["path"]), Launch.parse(order["launch"]), lambda n: found[n]())
