@@ -84,6 +84,7 @@ def mark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             while "runtime started" not in log.read_text():
                 assert nodes[-1].poll() is None and time.monotonic() < end, log.read_text()
                 time.sleep(0.2)
+        assert len(processes(mark)) > 4, "the search for orphans sees what runs"
         os.environ["RAY_ADDRESS"] = f"127.0.0.1:{PORT}"
         yield mark
     finally:
