@@ -7,14 +7,18 @@ libraries to load. So it has no port; it is started by one who may run code ther
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,6 +36,9 @@ from .records import Verdict
 from .runner import Order, Runners
 
 __all__ = ["Bench", "content_name", "outcome_of"]
+
+_PREFIX = "tunesmith-bench-"
+_YOUNG = 60.0  # seconds in which a folder may not have its lock yet
 
 
 def content_name(data: bytes) -> str:
@@ -153,11 +160,27 @@ def outcome_of(facts: Mapping[str, Any]) -> Outcome:
     )  # fmt: skip
 
 
+def _sweep(where: Path) -> None:
+    """Remove the folders of those that were killed: nobody holds their locks."""
+    for folder in where.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # it is in use, or somebody else's, or gone
+            if time.time() - folder.stat().st_mtime < _YOUNG:
+                continue
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(handle)
+
+
 def main() -> None:
     """Serve on the standard streams."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the folder is removed on the way out
     die_with_parent(signal.SIGTERM)
-    with tempfile.TemporaryDirectory(prefix="tunesmith-bench-") as folder:
+    _sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # for as long as this lives
         server = _Server(Path(folder), int(sys.argv[1]), float(sys.argv[2]))
         server.serve(sys.stdin.buffer, sys.stdout.buffer)
 

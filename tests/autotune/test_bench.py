@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,3 +133,22 @@ def test_it_ends_with_whoever_started_it_and_leaves_no_folder(
     made.close()
     assert not Path(f"/proc/{made.process.pid}").exists()
     assert not [*tmp_path.iterdir()]
+
+
+def test_what_a_killed_one_left_is_removed_by_the_next_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    killed, living = Bench(1, 2.0), Bench(1, 2.0)
+    killed.keep(b"killed")
+    living.keep(b"living")
+    killed.process.kill()
+    killed.close()
+    for folder in tmp_path.iterdir():
+        os.utime(folder, (0, 0))
+    third = Bench(1, 2.0)
+    third.keep(b"third")
+    kept = {path.read_bytes() for path in tmp_path.glob("*/*")}
+    living.close()
+    third.close()
+    assert kept == {b"living", b"third"}
