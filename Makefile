@@ -7,7 +7,7 @@ JOBS   ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types unit figures board conformance crash-tests hostile fuzz
-.PHONY: format clean
+.PHONY: format clean device-tests
 
 help:
 	@echo "make demo    compile, verify and time a real model"
@@ -17,6 +17,7 @@ help:
 	@echo "             wants an idle machine"
 	@echo "make conformance  ONNX's backend suite over us and ONNX Runtime, into docs"
 	@echo "make crash-tests  kills, full disks and corruption of the tuning store, into docs"
+	@echo "make device-tests  tuning on a cluster of two Ray nodes that it starts on this machine"
 	@echo "make hostile  models that are made to hurt, each in its own process, into docs/hostile.md"
 	@echo "make fuzz     20,000 byte mutants of valid models, into docs/hostile.md"
 	@echo "make format  format the code"
@@ -74,6 +75,11 @@ conformance: $(VENV)/.test
 # Ten minutes; the small disk needs root, and is left out without.
 crash-tests: $(VENV)/.test
 	$(BIN)/python -m tests.autotune
+
+# Ray is 240 MB, so `make test` does not install it, and skips these tests without it.
+device-tests: $(VENV)/.test
+	$(PIP) --no-build-isolation -e '.[demo,dev,ray]'
+	$(BIN)/python -m pytest -m ray
 
 hostile: $(VENV)/.test
 	$(BIN)/python -m tests.hostile cases --write

@@ -1,79 +1,35 @@
 """Workers of this machine: builders and a runner, forked from a process that has TVM in memory.
 
-A candidate is built by a process of its own, with a deadline. It runs in another, which stays for
-the kernel it was made for and holds the default beside which everything is measured; one that hangs
-or dies is replaced. All of them end with their parent, however that ends.
+A candidate is built by a process of its own, with a deadline. It runs in a runner, beside the
+kernel with the knobs by analysis. All of them end with their parent, however that ends.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tunesmith.backends.tvm.kernels.kernel import Kernel
-from tunesmith.backends.tvm.standalone import (
-    Variant,
-    Workbench,
-    build_variant,
-    other_sizes,
-    with_knobs,
-)
+from tunesmith.backends.tvm.launch import launch_of, weights_of
+from tunesmith.backends.tvm.standalone import build_variant, other_sizes, with_knobs
+from tunesmith.ir.diagnostics import BuildError
 from tunesmith.ir.target import Target
-from tunesmith.runtime.processes import die_with_parent
 
 from .measure import Outcome, Task
 from .records import Verdict
+from .runner import WORDS, Order, Runners, begin_child
 
 __all__ = ["LocalWorkers"]
 
 _BUILD_DEADLINE, _RUN_DEADLINE = 30.0, 20.0  # seconds, of one candidate
 _CALLS = 60  # at most, of the default's time each, before a candidate counts as hanging
-_SLOWER = 0.995  # above this ratio a candidate does not count as quicker
-_WORDS = 300  # of a failure are kept
-
-
-@dataclass
-class _Runner:
-    """A process that measures variants of one kernel."""
-
-    pid: int
-    orders: IO[str]
-    answers: IO[str]
-
-    def ask(self, order: Mapping[str, Any], deadline: float) -> dict[str, Any] | Verdict:
-        """Its answer, or how it failed to give one."""
-        try:
-            self.orders.write(json.dumps(order) + "\n")
-            self.orders.flush()
-        except BrokenPipeError:
-            return Verdict.crashed
-        ready, _, _ = select.select([self.answers], [], [], deadline)
-        if not ready:
-            return Verdict.timeout
-        try:
-            answer: dict[str, Any] = json.loads(self.answers.readline())
-        except ValueError:  # nothing, or a part of a line
-            return Verdict.crashed
-        return answer
-
-    def end(self) -> int:
-        """Kill it; its exit status."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        _, status = os.waitpid(self.pid, 0)
-        for pipe in (self.orders, self.answers):
-            with suppress(OSError):
-                pipe.close()
-        return status
 
 
 class LocalWorkers:
@@ -90,10 +46,10 @@ class LocalWorkers:
         build: Callable[[Kernel, Target, Path], str] = build_variant,
     ) -> None:
         self.target, self.sizes, self.spread = target, dict(sizes), spread
-        self.build_deadline, self.run_deadline, self.build = build_deadline, run_deadline, build
+        self.build_deadline, self.build = build_deadline, build
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.folder = tempfile.TemporaryDirectory(prefix="tunesmith-tune-")
-        self.runner: tuple[str, _Runner] | None = None
+        self.runners = Runners(target.machine.cores, run_deadline)
         self.bases: dict[str, Path] = {}
         self.built: dict[tuple[str, str], tuple[Path, Outcome | None]] = {}
         self.count = 0
@@ -127,7 +83,7 @@ class LocalWorkers:
 
     def close(self) -> None:
         """End the runner and remove what was built."""
-        self._end_runner()
+        self.runners.close()
         self.folder.cleanup()
 
     # ------------------------------------------------------------------------------- building
@@ -169,7 +125,7 @@ class LocalWorkers:
             return child
         status = 1
         try:
-            _begin_child()
+            begin_child()
             self.build(kernel, self.target, path)
             status = 0
         except BaseException as error:
@@ -182,103 +138,26 @@ class LocalWorkers:
     def _run(
         self, task: Task, kernel: Kernel, knobs: Mapping[str, int], path: Path, seconds: float
     ) -> Outcome:
-        runner = self._runner_for(task, kernel)
-        order = {"path": str(path), "knobs": {**knobs}, "seconds": seconds}
-        # each is called some twenty times at least, whatever a call takes
-        deadline = self.run_deadline + seconds + _CALLS * task.seconds / max(1, task.calls)
+        template = kernel.template
+        assert template is not None
+        variant = with_knobs(kernel, template.knobs(knobs))
         try:
-            answer = runner.ask(order, deadline)
-        except BaseException:  # interrupted: its answer would be taken for that of the next order
-            self._end_runner()
-            raise
-        if isinstance(answer, Verdict):
-            self.runner = None
-            status = runner.end()
-            ended = f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended"
-            hung = f"did not end within {deadline:.3g} s"
-            return Outcome(answer, reason=hung if answer is Verdict.timeout else ended)
-        times = tuple(answer["seconds"]), tuple(answer["baseline"])
-        outcome = Outcome(Verdict(answer["verdict"]), *times, reason=answer["reason"][:_WORDS],
-                          checked=bool(answer["checked"]))  # fmt: skip
-        quick = outcome.ratio is not None and outcome.ratio < _SLOWER
-        if outcome.verdict is Verdict.ok and not quick:
-            return Outcome(Verdict.slower, *times, checked=outcome.checked)
-        return outcome
+            base = self._order(kernel, self.bases[task.name], {})
+            order = self._order(variant, path, knobs)
+        except (BuildError, KeyError) as error:  # a symbol that only data decides has no size
+            return Outcome(Verdict.build_failed, reason=f"it cannot be called: {error}"[:WORDS])
 
-    def _runner_for(self, task: Task, kernel: Kernel) -> _Runner:
-        if self.runner is not None and self.runner[0] == task.name:
-            return self.runner[1]
-        self._end_runner()
-        order_read, order_write = os.pipe()
-        answer_read, answer_write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                _begin_child()
-                os.close(order_write)
-                os.close(answer_read)
-                with os.fdopen(order_read) as orders, os.fdopen(answer_write, "w") as answers:
-                    self._serve(kernel, self.bases[task.name], orders, answers)
-            finally:
-                os._exit(1)
-        os.close(order_read)
-        os.close(answer_write)
-        runner = _Runner(child, os.fdopen(order_write, "w"), os.fdopen(answer_read))
-        self.runner = (task.name, runner)
-        return runner
+        def supply(chosen: Mapping[str, int]) -> Mapping[str, Callable[[], Any]]:
+            """Weights as these knobs want them: the runner has the constants, being forked."""
+            return weights_of(with_knobs(kernel, template.knobs(chosen) if chosen else None))
 
-    def _end_runner(self) -> None:
-        if self.runner is not None:
-            self.runner[1].end()
-            self.runner = None
+        slow = _CALLS * task.seconds / max(1, task.calls)
+        return self.runners.measure(task.name, base, order, seconds, supply, slow)
 
-    def _serve(self, kernel: Kernel, base: Path, orders: IO[str], answers: IO[str]) -> None:
-        """The runner's life: an order a line, an answer a line."""
-        os.environ["TVM_NUM_THREADS"] = str(self.target.machine.cores)
-        failure = ""
-        try:
-            benches = [Workbench(kernel, self.sizes, self.spread)]
-            benches += [Workbench(kernel, some, 0) for some in other_sizes(kernel, self.sizes)]
-            references = [bench.load(base, kernel) for bench in benches]
-        except Exception as error:  # which every order is answered with
-            failure = f"the kernel as it is: {type(error).__name__}: {error}"
-        for line in orders:
-            if failure:
-                answer = _no_answer("crashed", failure)
-            else:
-                answer = _answer(kernel, benches, references, json.loads(line))
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
-
-
-def _no_answer(verdict: str, reason: str) -> dict[str, Any]:
-    return {"verdict": verdict, "reason": reason, "seconds": [], "baseline": [], "checked": False}
-
-
-def _answer(
-    kernel: Kernel,
-    benches: Sequence[Workbench],
-    references: Sequence[Variant],
-    order: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Compare the results at all sizes, then race at the first."""
-    try:
-        assert kernel.template is not None
-        chosen = with_knobs(kernel, kernel.template.knobs(order["knobs"]))
-        first: Variant | None = None
-        for bench, reference in zip(benches, references, strict=True):
-            variant = bench.load(Path(order["path"]), chosen)
-            first = first or variant
-            reason = bench.differs(variant, reference)
-            if reason:
-                at = f" at {bench.sizes}" if bench.sizes else ""
-                return _no_answer("wrong", reason + at) | {"checked": True}
-        assert first is not None
-        seconds, baseline = benches[0].race(first, references[0], seconds=order["seconds"])
-    except Exception as error:  # whatever a candidate raises, the next one has its turn
-        return _no_answer("crashed", f"{type(error).__name__}: {error}")
-    return {"verdict": "ok", "reason": "", "seconds": seconds, "baseline": baseline,
-            "checked": True}  # fmt: skip
+    def _order(self, kernel: Kernel, path: Path, knobs: Mapping[str, int]) -> Order:
+        others = [launch_of(kernel, sizes, 0) for sizes in other_sizes(kernel, self.sizes)]
+        launch = launch_of(kernel, self.sizes, self.spread)
+        return Order(path, launch, {**knobs}, tuple(others))
 
 
 def _build_failure(path: Path, status: int) -> Outcome | None:
@@ -290,14 +169,7 @@ def _build_failure(path: Path, status: int) -> Outcome | None:
         words = f"the code generator ended by signal {os.WTERMSIG(status)}"
     else:
         words = note.read_text() if note.exists() else f"the builder ended with status {status}"
-    return Outcome(Verdict.build_failed, reason=words[:_WORDS])
-
-
-def _begin_child() -> None:
-    """Die with the parent; leave the terminal's interrupts to it."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return Outcome(Verdict.build_failed, reason=words[:WORDS])
 
 
 def _kill(pid: int) -> None:

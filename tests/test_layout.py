@@ -36,6 +36,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("tunesmith/oracle.py",),
     "networkx": ("passes/", "backends/"),
     "sqlalchemy": ("autotune/",),
+    "ray": ("autotune/ray_workers.py",),
 }
 FOLDERS = tuple(MAY_IMPORT)
 # What a fresh process may take; the machines of CI are shared, so the limits have slack.

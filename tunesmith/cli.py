@@ -124,6 +124,18 @@ def _tune(
         typer.Option("--tasks", metavar="GLOB", help="Only these kernels; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Measure on a Ray cluster: `ray`, `ray://HOST:PORT`. "
+            "Whoever reaches its ports can run code there.",
+        ),
+    ] = None,
+    device_resource: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --on: on nodes with the resource tunesmith:NAME."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the kernels and their shares; tune nothing.")
     ] = False,
@@ -142,7 +154,8 @@ def _tune(
     from tunesmith.cli_tune import tune_command
 
     tune_command(model, output, target, shape or [], dim or [], at or [], level, threads, budget,
-                 trials, db, tasks or [], seed, dry_run, verify, plot, json)  # fmt: skip
+                 trials, db, tasks or [], seed, dry_run, verify, plot, json, on,
+                 device_resource)  # fmt: skip
 
 
 @app.command("run")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tunesmith.autotune.tune import Tuner
+    from tunesmith.places import Place
     from tunesmith.tuning import TunePlan
 
 __all__ = ["parse_budget", "tune_command"]
@@ -64,6 +66,8 @@ def tune_command(
     verify: bool,
     plot: Path | None,
     json: Path | None,
+    on: str | None,
+    device_resource: str | None,
 ) -> None:
     """Tune `model`, save the artifact, and print what became of each kernel."""
     options: dict[str, Any] = {
@@ -83,23 +87,26 @@ def tune_command(
     from tunesmith.autotune.database import open_database
 
     start = time.perf_counter()
-    if dry_run:
-        with Progress(f"tune {model.name}") as progress:
-            from tunesmith.driver import compile_model
+    with _place(on, device_resource) as place:
+        if on is not None:
+            options["target"] = place.target(threads)
+        if dry_run:
+            with Progress(f"tune {model.name}") as progress:
+                from tunesmith.driver import compile_model
 
-            plan = tuning.plan_tuning(
-                lambda **more: compile_model(model, **options, **more), at=sizes, tasks=tasks,
-                progress=progress,
+                plan = tuning.plan_tuning(
+                    lambda **more: compile_model(model, **options, **more), at=sizes, tasks=tasks,
+                    place=place, progress=progress,
+                )  # fmt: skip
+            _print_plan(plan)
+            return
+        with open_database(db) as store, _Board(model.name) as board:
+            tuned = tuning.tune_model(
+                model, store, budget=seconds, trials=trials, seed=seed, at=sizes, tasks=tasks,
+                verify=verify, progress=board, told=board.told, place=place, **options,
             )  # fmt: skip
-        _print_plan(plan)
-        return
-    with open_database(db) as store, _Board(model.name) as board:
-        tuned = tuning.tune_model(
-            model, store, budget=seconds, trials=trials, seed=seed, at=sizes, tasks=tasks,
-            verify=verify, progress=board, told=board.told, **options,
-        )  # fmt: skip
-        board("save")
-        tuned.artifact.save(path)
+            board("save")
+            tuned.artifact.save(path)
     took = time.perf_counter() - start
     if str(json) != "-":
         print_table(report_tune.HEAD, report_tune.rows(tuned))
@@ -110,6 +117,23 @@ def tune_command(
         note(f"written {plot}")
     if json is not None:
         write_json(json, report_tune.as_json(tuned, path, took))
+
+
+@contextmanager
+def _place(on: str | None, name: str | None) -> Iterator[Place]:
+    """Where to measure: here, or where the cluster at `on` has the device `name`."""
+    from tunesmith.places import Here, open_place
+
+    if (on is None) != (name is None):
+        raise typer.BadParameter("`--on` and `--device-resource` go together")
+    if on is None or name is None:
+        yield Here()
+        return
+    place = open_place(on, f"tunesmith:{name}")
+    try:
+        yield place
+    finally:
+        place.close()
 
 
 def _print_plan(plan: TunePlan) -> None:

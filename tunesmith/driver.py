@@ -18,6 +18,7 @@ from tunesmith.ir.diagnostics import FrontendError
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.graph import Graph, Node, Value
 from tunesmith.ir.symbols import data_symbols
+from tunesmith.ir.target import Target
 from tunesmith.ir.work import flops
 from tunesmith.passes.base import Note, PassContext
 from tunesmith.passes.pipeline import Pipeline
@@ -82,7 +83,7 @@ def optimize(graph: Graph, pipeline: str, context: PassContext) -> Graph:
 def compile_model(
     source: Source,
     *,
-    target: str = "host",
+    target: str | Target = "host",
     preset: str = "O2",
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, tuple[int, int] | int] | None = None,
@@ -98,7 +99,7 @@ def compile_model(
     Args:
         source: an ONNX file or object, a program of `torch.export` or the `.pt2` file of one, a
             `.nir` text, or a graph (which is changed).
-        target: `host`, or a name from `tunesmith targets`.
+        target: `host`, a name from `tunesmith targets`, or a target that has been found.
         preset: `O0` … `O3`, or the text of a pipeline.
         shapes: fixed shapes by input; then the code is for just these.
         dims: fixed sizes or bounds (`(1, 8)`) by the name of a dynamic axis.
@@ -118,7 +119,7 @@ def compile_model(
     from tunesmith.backends.targets import find_target
 
     clock = _Clock(progress)
-    where = find_target(target, threads)
+    where = target if isinstance(target, Target) else find_target(target, threads)
     with clock.stage("import"):
         model = open_program(source)
         graph = import_model(model, shapes=shapes, dims=dims, values=values)

@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.children import answer_of_child
 from tunesmith.driver import Progress, compile_model
 from tunesmith.ir.diagnostics import TuneError
-from tunesmith.random_inputs import check_sizes, make_inputs, sizes_of, sizes_to_bench
-from tunesmith.runtime import Artifact, load
+from tunesmith.places import Here, Place
+from tunesmith.random_inputs import check_sizes, sizes_of, sizes_to_bench
+from tunesmith.runtime import Artifact
 from tunesmith.runtime.manifest import Json, Manifest
 
 if TYPE_CHECKING:
@@ -30,12 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TunePlan", "Tuned", "plan_tuning", "tune_model"]
 
-_ROUNDS, _TURNS = 5, 5  # runs of each artifact in a turn; turns
 _PASSES = 3  # of taking out what loses
-_DEADLINE = 600.0  # seconds of running the artifacts
-_HINT = "tune at smaller sizes: `--at NAME=SIZE`"
-
-Kernels = list[tuple[str, float]]  # names and seconds, in the order of execution
+_TURNS = 5  # of the two artifacts that are compared
 
 
 @dataclass
@@ -67,12 +63,14 @@ def plan_tuning(
     *,
     at: Mapping[str, int],
     tasks: Sequence[str],
+    place: Place,
     progress: Progress | None = None,
 ) -> TunePlan:
     """Compile untuned, profile, and list the kernels that have knobs.
 
     `compiled` is `compile_model` with all that the user asked for; `at` are the sizes to tune at,
-    by default those of `bench`; `tasks` are patterns of kernel names, all if there are none.
+    by default those of `bench`; `tasks` are patterns of kernel names, all if there are none;
+    `place` is where the artifact runs.
 
     Raises:
         TuneError: no kernel is left to tune.
@@ -90,7 +88,7 @@ def plan_tuning(
     sizes = sizes_of(manifest.inputs, {}, {**sizes_to_bench(manifest.symbols), **at})
     if progress is not None:
         progress("profile")
-    whole, kernels = _profile(artifact, sizes)
+    (((whole, kernels),),) = place.profiles([artifact], sizes, 1)
     spent: dict[str, list[float]] = {}
     for name, seconds in kernels:
         spent.setdefault(name, []).append(seconds)
@@ -131,31 +129,35 @@ def tune_model(
     progress: Progress | None = None,
     told: Callable[[Tuner], None] = lambda tuner: None,
     workers: Callable[[TunePlan], Workers] | None = None,
+    place: Place | None = None,
     **options: Any,
 ) -> Tuned:
     """Tune a model for `budget` seconds and compile it with what was found.
 
-    `options` are those of `compile_model`. An interrupt (Ctrl-C) ends the search, not the work:
-    the best so far becomes the artifact, and the store has every trial.
+    `options` are those of `compile_model`; `place` is where kernels and artifacts are measured, by
+    default this machine, and `workers` makes others than its own. An interrupt (Ctrl-C) ends the
+    search, not the work: the best so far becomes the artifact, and the store has every trial.
 
     Raises:
         CompilerError: one of its kinds.
     """
-    from tunesmith.autotune.device import device_of, versions_text
+    from tunesmith.autotune.device import versions_text
     from tunesmith.autotune.tune import Goal, Tuner
+
+    where = place or Here()
 
     def compiled(**more: Any) -> Artifact:
         return compile_model(source, **options, **more)
 
     start = time.perf_counter()
-    plan = plan_tuning(compiled, at=at or {}, tasks=tasks, progress=progress)
+    plan = plan_tuning(compiled, at=at or {}, tasks=tasks, place=where, progress=progress)
     if progress is not None:
         progress("tune")
     goal = Goal(
-        device=device_of(plan.lowered.target), versions=versions_text(), trials=trials, seed=seed,
-        seconds=budget - (time.perf_counter() - start),
+        device=where.device(plan.lowered.target), versions=versions_text(), trials=trials,
+        seed=seed, seconds=budget - (time.perf_counter() - start),
     )  # fmt: skip
-    those = (workers or _local_workers)(plan)
+    those = workers(plan) if workers is not None else _workers_of(where, plan)
     try:
         tuner = Tuner(plan.tasks, those, store, goal, told=told)
         ready = time.perf_counter() - start
@@ -167,20 +169,23 @@ def tune_model(
         those.close()
     tuned = Tuned(plan.artifact, plan, tuner, (plan.seconds, plan.seconds), ready=ready)
     with suppress(KeyboardInterrupt):  # then it is the untuned artifact
-        _finish(tuned, compiled, verify=verify, progress=progress)
+        _finish(tuned, compiled, where, verify=verify, progress=progress)
     return tuned
 
 
-def _local_workers(plan: TunePlan) -> Workers:
-    from tunesmith.autotune.local import LocalWorkers
-
+def _workers_of(place: Place, plan: TunePlan) -> Workers:
     weights = plan.artifact.manifest.report["weights"]
     assert isinstance(weights, int)
-    return LocalWorkers(plan.lowered.target, plan.sizes, weights)
+    return place.workers(plan.lowered.target, plan.sizes, weights)
 
 
 def _finish(
-    tuned: Tuned, compiled: Callable[..., Artifact], *, verify: bool, progress: Progress | None
+    tuned: Tuned,
+    compiled: Callable[..., Artifact],
+    place: Place,
+    *,
+    verify: bool,
+    progress: Progress | None,
 ) -> None:
     """Put the winners in, take out those that lose inside the model, and compare the whole.
 
@@ -195,14 +200,14 @@ def _finish(
         artifact = compiled(progress=progress, records=lambda _, knobs=knobs: knobs)
         if progress is not None:
             progress("compare")
-        _, ratios = _in_turns(plan, artifact)
+        _, ratios = _in_turns(plan, artifact, place)
         losing = [name for name in chosen if ratios.get(name, 1.0) >= 1.0]
         if losing and not last:
             tuner.drop(losing)
             tuned.dropped += losing
             chosen = {name: record for name, record in chosen.items() if name not in losing}
             continue
-        whole, _ = _in_turns(plan, artifact)
+        whole, _ = _in_turns(plan, artifact, place)
         tuned.whole = whole
         if whole[1] < whole[0]:
             if verify:
@@ -241,39 +246,11 @@ def _with_report(
     return replace(manifest, report={**manifest.report, "tuned": facts})
 
 
-def _profile(artifact: Artifact, sizes: Mapping[str, int]) -> tuple[float, Kernels]:
-    """Seconds of a run and of its kernels, measured in a child: this process runs no kernel."""
-    return _read(answer_of_child(lambda: _profiler(artifact, sizes)(), _DEADLINE, _HINT))
-
-
-def _profiler(artifact: Artifact, sizes: Mapping[str, int]) -> Callable[[], dict[str, Json]]:
-    """Load an artifact; what is returned profiles some runs of it."""
-    executable = load(artifact, threads=artifact.manifest.target.threads)
-    bounds = {t.name: t.rows for t in artifact.manifest.inputs if t.rows is not None}
-    feeds = make_inputs(artifact.manifest.inputs, sizes, bounds=bounds)
-
-    def profiled() -> dict[str, Json]:
-        profile = executable.profile(feeds, rounds=_ROUNDS, warmup=1)
-        kernels: list[Json] = [[row.name, row.seconds] for row in profile.kernels]
-        return {"whole": profile.whole, "kernels": kernels}
-
-    return profiled
-
-
-def _read(answer: Mapping[str, Any]) -> tuple[float, Kernels]:
-    return float(answer["whole"]), [(str(n), float(s)) for n, s in answer["kernels"]]
-
-
-def _in_turns(plan: TunePlan, tuned: Artifact) -> tuple[tuple[float, float], dict[str, float]]:
+def _in_turns(
+    plan: TunePlan, tuned: Artifact, place: Place
+) -> tuple[tuple[float, float], dict[str, float]]:
     """Run both artifacts in turns: seconds of the whole, and for each kernel tuned to untuned."""
-
-    def work() -> dict[str, Json]:
-        both = _profiler(plan.artifact, plan.sizes), _profiler(tuned, plan.sizes)
-        turns: list[Json] = [[one() for one in both] for _ in range(_TURNS)]
-        return {"turns": turns}
-
-    answer: Mapping[str, Any] = answer_of_child(work, _DEADLINE, _HINT)
-    pairs = [(_read(one), _read(other)) for one, other in answer["turns"]]
+    pairs = place.profiles([plan.artifact, tuned], plan.sizes, _TURNS)
     whole = (median(a[0] for a, _ in pairs), median(b[0] for _, b in pairs))
     ratios: dict[str, list[float]] = {}
     for (_, before), (_, after) in pairs:

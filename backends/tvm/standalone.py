@@ -7,6 +7,7 @@ own, forked from one that has TVM in memory and has never run a kernel.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,19 +17,26 @@ from typing import Any
 import numpy as np
 import tvm
 from numpy.typing import NDArray
+from tvm import tirx
 
 from tunesmith.ir.diagnostics import BuildError
-from tunesmith.ir.dims import evaluate_dim
-from tunesmith.ir.graph import Value
 from tunesmith.ir.target import Target
-from tunesmith.ir.types import DType
 
 from .build import link, tvm_target
 from .kernels.kernel import Kernel
+from .launch import Launch, Operand
 from .objects import emit_object
 from .schedule.knobs import Knobs
 
-__all__ = ["Variant", "Workbench", "build_variant", "other_sizes", "with_knobs"]
+__all__ = [
+    "Variant",
+    "Workbench",
+    "build_variant",
+    "build_written",
+    "other_sizes",
+    "with_knobs",
+    "written",
+]
 
 Array = NDArray[np.generic]
 _NAME = "kernel"  # of every variant: equal code is then equal bytes
@@ -51,7 +59,25 @@ def build_variant(kernel: Kernel, target: Target, path: Path) -> str:
     Raises:
         BuildError: it cannot be generated or linked.
     """
-    emit_object(_NAME, kernel.function, tvm_target(target), path.parent)
+    return _build(kernel.function, target, path)
+
+
+def written(kernel: Kernel) -> str:
+    """The function of a kernel as TVM's own JSON, for `build_written` of another machine."""
+    return str(tvm.ir.save_json(kernel.function()))
+
+
+def build_written(text: str, target: Target, path: Path) -> str:
+    """The same as `build_variant`, of what `written` gave; `BuildError` as there."""
+    try:
+        function = tvm.ir.load_json(text)
+    except Exception as error:
+        raise BuildError(f"this is no function of TVM {tvm.__version__}: {error}") from error
+    return _build(lambda: function, target, path)
+
+
+def _build(write: Callable[[], tirx.PrimFunc], target: Target, path: Path) -> str:
+    emit_object(_NAME, write, tvm_target(target), path.parent)
     made = path.parent / f"{_NAME}.o"
     digest = hashlib.sha256(made.read_bytes()).hexdigest()
     link(str(path), [str(made)])
@@ -62,7 +88,6 @@ def build_variant(kernel: Kernel, target: Target, path: Path) -> str:
 class Variant:
     """A kernel that is loaded, and its arguments: `calls` differ in the copy of their weights."""
 
-    kernel: Kernel
     function: Callable[..., None]
     calls: list[tuple[Any, ...]]
     results: list[Array]
@@ -76,63 +101,47 @@ class Variant:
 class Workbench:
     """Where variants of one kernel are compared: the same inputs, weights as far as in the model.
 
-    `spread` is how many bytes of weights a run of the model passes over: where the last cache
-    cannot hold them, each call takes another copy of the kernel's weights, so that they come from
-    memory here as they do there.
+    It knows of a kernel what its launch says; `load` asks for the weights by their names.
     """
 
-    def __init__(
-        self, kernel: Kernel, sizes: Mapping[str, int], spread: int, seed: int = 0
-    ) -> None:
-        self.kernel, self.sizes, self.spread = kernel, dict(sizes), spread
+    def __init__(self, launch: Launch, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
-        self.inputs = {
-            value: _aligned(_random(value, self._count(value), random))
-            for value in kernel.reads
-            if kernel.weight_use(value) is None
-        }
-        self.packed: dict[object, list[Array]] = {}  # of the reference and of the last variant
-        self.kept: set[object] = set()  # layouts of the reference, which is loaded first
+        self.inputs = [
+            None if operand.weight else _aligned(_random(operand, random))
+            for operand in launch.reads
+        ]
+        self.title = f"at {list(launch.sizes)}" if launch.sizes else "at its only size"
+        self.packed: dict[str, list[Array]] = {}  # of the reference and of the last variant
+        self.kept = frozenset(launch.weights)  # of the reference
 
-    def _count(self, value: Value) -> int:
-        return evaluate_dim(value.type.size, self.sizes)
-
-    def load(self, path: Path, kernel: Kernel) -> Variant:
+    def load(self, path: Path, launch: Launch, supply: Callable[[str], Array]) -> Variant:
         """Load a library of `build_variant`, and lay out what it reads and writes."""
         function = tvm.runtime.load_module(str(path))[_NAME]
+        for name in self.packed.keys() - self.kept - {*launch.weights}:
+            del self.packed[name]
         memory, results = [], []
-        for value in kernel.group.outputs:
-            whole, result = _guarded(self._count(value), _numpy(value.type.dtype))
+        for each in launch.results:
+            whole, result = _guarded(each.shape, np.dtype(each.dtype))
             memory.append(whole)
             results.append(result)
         columns: list[list[Any]] = []
-        uses = [use for value in kernel.reads if (use := kernel.weight_use(value)) is not None]
-        self.kept = self.kept or {use.key for use in uses}
-        for key in self.packed.keys() - self.kept - {use.key for use in uses}:
-            del self.packed[key]
-        for value in kernel.reads:
-            use = kernel.weight_use(value)
-            if use is None:
-                arrays = [self.inputs[value]]
-            else:
-                if use.key not in self.packed:
-                    self.packed[use.key] = self._copies(use.array())
-                arrays = self.packed[use.key]
+        for operand, given in zip(launch.reads, self.inputs, strict=True):
+            arrays = [given] if given is not None else self._copies(operand, launch.apart, supply)
             columns.append([tvm.runtime.from_dlpack(array) for array in arrays])
-        sizes = [self.sizes[symbol.name] for symbol in kernel.symbols]
         stores = [tvm.runtime.from_dlpack(array) for array in results]
         count = max([len(column) for column in columns], default=1)
         calls = [
-            (*(column[i % len(column)] for column in columns), *sizes, *stores)
+            (*(column[i % len(column)] for column in columns), *launch.sizes, *stores)
             for i in range(count)
         ]
-        return Variant(kernel, function, calls, results, memory)
+        return Variant(function, calls, results, memory)
 
-    def _copies(self, array: Array) -> list[Array]:
-        last = self.kernel.machine.l3_bytes
-        wanted = 2 * last if self.spread > last else 0
-        count = max(1, min(wanted, _MOST_BYTES) // max(array.nbytes, 1))
-        return [_aligned(array) for _ in range(min(count, 64))]
+    def _copies(self, operand: Operand, apart: int, supply: Callable[[str], Array]) -> list[Array]:
+        if operand.weight not in self.packed:
+            array = supply(operand.weight)
+            count = max(1, min(apart, _MOST_BYTES) // max(array.nbytes, 1))
+            self.packed[operand.weight] = [_aligned(array) for _ in range(min(count, 64))]
+        return self.packed[operand.weight]
 
     def differs(self, variant: Variant, reference: Variant) -> str:
         """In what way its results are not those of `reference`; empty if they are."""
@@ -204,28 +213,22 @@ def other_sizes(kernel: Kernel, sizes: Mapping[str, int]) -> list[dict[str, int]
     return [tried for tried in (least, odd) if kernel.symbols and tried != dict(sizes)]
 
 
-def _guarded(count: int, dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
+def _guarded(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
     """Memory that is filled with a pattern, and the array in its middle, aligned."""
-    size = count * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     whole = np.full(size + 2 * _GUARD + 64, _FILLED, np.uint8)
     start = _GUARD + -(whole.ctypes.data + _GUARD) % 64
-    return whole, whole[start : start + size].view(dtype)
+    return whole, whole[start : start + size].view(dtype).reshape(shape)
 
 
-def _numpy(dtype: DType) -> np.dtype[np.generic]:
-    return np.dtype(np.uint16) if dtype is DType.bf16 else np.dtype(dtype.numpy)
-
-
-def _random(value: Value, count: int, random: np.random.Generator) -> Array:
+def _random(operand: Operand, random: np.random.Generator) -> Array:
     """Elements of an operand; flags are mostly set, integers small: as masks and indices are."""
-    dtype = _numpy(value.type.dtype)
-    if value.type.dtype is DType.bf16:
-        raise BuildError("kernels that read bf16 are not tuned")
+    dtype = np.dtype(operand.dtype)
     if dtype.kind == "b":
-        return np.asarray(random.random(count) < 0.9)
+        return np.asarray(random.random(operand.shape) < 0.9)
     if dtype.kind in "iu":
-        return random.integers(0, 8, count).astype(dtype)
-    return (random.standard_normal(count) * 0.5).astype(dtype)
+        return random.integers(0, 8, operand.shape).astype(dtype)
+    return (random.standard_normal(operand.shape) * 0.5).astype(dtype)
 
 
 def _aligned(array: Array) -> Array:

@@ -29,6 +29,7 @@ from tunesmith.autotune.tune import CONFIRMED, Goal, Tuner
 from tunesmith.backends.tvm.kernels.kernel import Kernel
 from tunesmith.driver import compile_model
 from tunesmith.oracle import OnnxSession, compare
+from tunesmith.places import Here
 from tunesmith.runtime import Artifact
 from tunesmith.tuned_compile import compile_with_records
 from tunesmith.tuning import plan_tuning
@@ -114,7 +115,9 @@ print("{}")
 
 def tuned_store(model: Path, where: Path) -> Path:
     """A store in which one candidate of each kernel won."""
-    plan = plan_tuning(lambda **more: compile_model(model, threads=1, **more), at={}, tasks=())
+    plan = plan_tuning(
+        lambda **more: compile_model(model, threads=1, **more), at={}, tasks=(), place=Here()
+    )
     workers = Wishes(LocalWorkers(plan.lowered.target, plan.sizes, 0))
     goal = Goal(device=device_of(plan.lowered.target), versions=versions_text(), trials=12)
     with open_database(where) as store:

@@ -1,0 +1,169 @@
+"""Where tuning measures: on this machine, or on a device of a cluster."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tunesmith.children import answer_of_child
+from tunesmith.ir.diagnostics import TuneError
+from tunesmith.random_inputs import make_inputs
+from tunesmith.runtime import Artifact, load
+from tunesmith.runtime.manifest import Json
+
+if TYPE_CHECKING:
+    from tunesmith.autotune.measure import Workers
+    from tunesmith.autotune.ray_workers import Cluster
+    from tunesmith.autotune.records import Device
+    from tunesmith.ir.target import Target
+
+__all__ = ["Here", "Place", "Profiled", "RayPlace", "open_place"]
+
+_ROUNDS = 5  # runs of an artifact in a turn
+_DEADLINE = 600.0  # seconds of running the artifacts
+_HINT = "tune at smaller sizes: `--at NAME=SIZE`"
+
+Profiled = tuple[float, list[tuple[str, float]]]  # seconds of a run; of each kernel, in order
+
+
+class Place(Protocol):
+    """A device that kernels are built for and measured on."""
+
+    def target(self, threads: int | None) -> Target:
+        """It as a target, for so many of its cores."""
+        ...
+
+    def device(self, target: Target) -> Device:
+        """What records that are made there are of."""
+        ...
+
+    def workers(self, target: Target, sizes: Mapping[str, int], weights: int) -> Workers:
+        """Those who measure there; `weights` are the model's, in bytes."""
+        ...
+
+    def profiles(
+        self, artifacts: Sequence[Artifact], sizes: Mapping[str, int], turns: int
+    ) -> list[list[Profiled]]:
+        """Run artifacts in turns: for each turn, a profile of each."""
+        ...
+
+
+class Here:
+    """This machine."""
+
+    def target(self, threads: int | None) -> Target:
+        """See `Place`."""
+        from tunesmith.backends.targets import find_target
+
+        return find_target("host", threads)
+
+    def device(self, target: Target) -> Device:
+        """See `Place`."""
+        from tunesmith.autotune.device import device_of
+
+        return device_of(target)
+
+    def workers(self, target: Target, sizes: Mapping[str, int], weights: int) -> Workers:
+        """See `Place`."""
+        from tunesmith.autotune.local import LocalWorkers
+
+        return LocalWorkers(target, sizes, weights)
+
+    def profiles(
+        self, artifacts: Sequence[Artifact], sizes: Mapping[str, int], turns: int
+    ) -> list[list[Profiled]]:
+        """See `Place`; in a child, because this process must not run kernels."""
+
+        def work() -> dict[str, Any]:
+            return {"turns": _profiles(artifacts, sizes, turns)}
+
+        return _read(answer_of_child(work, _DEADLINE, _HINT)["turns"])
+
+
+class RayPlace:
+    """The device of a cluster that has a resource of this name."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def target(self, threads: int | None) -> Target:
+        """See `Place`."""
+        return self.cluster.target(threads)
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self.cluster.close()
+
+    def device(self, target: Target) -> Device:
+        """See `Place`."""
+        return self.cluster.device(target)
+
+    def workers(self, target: Target, sizes: Mapping[str, int], weights: int) -> Workers:
+        """See `Place`."""
+        from tunesmith.autotune.ray_workers import RayWorkers
+
+        return RayWorkers(self.cluster, target, sizes, weights)
+
+    def profiles(
+        self, artifacts: Sequence[Artifact], sizes: Mapping[str, int], turns: int
+    ) -> list[list[Profiled]]:
+        """See `Place`."""
+        with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+            files = [a.save(Path(folder) / f"{i}.tsm").read_bytes()
+                     for i, a in enumerate(artifacts)]  # fmt: skip
+        return _read(self.cluster.on_device(profile_files, files, {**sizes}, turns))
+
+
+def open_place(address: str, resource: str) -> RayPlace:
+    """The device of a cluster; `address` as in `--on`.
+
+    Raises:
+        TuneError: `ray` is not installed, nobody answers, or there is no such device.
+    """
+    if address != "ray" and not address.startswith("ray://"):
+        raise TuneError("this is no address of a cluster", where=address,
+                        hint="`ray` for the one that runs here, or `ray://HOST:10001`")  # fmt: skip
+    try:
+        from tunesmith.autotune.ray_workers import Cluster
+    except ImportError as error:
+        raise TuneError(f"clusters need Ray: {error}", where=address,
+                        hint="pip install 'tunesmith[ray]'") from error  # fmt: skip
+    return RayPlace(Cluster(address, resource))
+
+
+def profile_files(files: Sequence[bytes], sizes: Mapping[str, int], turns: int) -> list[Json]:
+    """Profile artifacts, as the content of their files, in this process."""
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        artifacts = []
+        for number, content in enumerate(files):
+            path = Path(folder) / f"{number}.tsm"
+            path.write_bytes(content)
+            artifacts.append(Artifact.open(path))
+        return _profiles(artifacts, sizes, turns)
+
+
+def _profiles(artifacts: Sequence[Artifact], sizes: Mapping[str, int], turns: int) -> list[Json]:
+    profilers = [_profiler(artifact, sizes) for artifact in artifacts]
+    return [[one() for one in profilers] for _ in range(turns)]
+
+
+def _profiler(artifact: Artifact, sizes: Mapping[str, int]) -> Callable[[], Json]:
+    """Load an artifact; what is returned profiles some runs of it."""
+    executable = load(artifact, threads=artifact.manifest.target.threads)
+    bounds = {t.name: t.rows for t in artifact.manifest.inputs if t.rows is not None}
+    feeds = make_inputs(artifact.manifest.inputs, sizes, bounds=bounds)
+
+    def profiled() -> Json:
+        profile = executable.profile(feeds, rounds=_ROUNDS, warmup=1)
+        return [profile.whole, [[row.name, row.seconds] for row in profile.kernels]]
+
+    return profiled
+
+
+def _read(turns: Sequence[Any]) -> list[list[Profiled]]:
+    return [
+        [(float(whole), [(str(n), float(s)) for n, s in kernels]) for whole, kernels in turn]
+        for turn in turns
+    ]
