@@ -21,9 +21,9 @@ import numpy as np
 
 from .measure import Outcome, Task, Workers
 from .records import Device, Record, Verdict, Workload
-from .search import Observation, Search
+from .search import Observation, Search, Searcher
 
-__all__ = ["CONFIRMED", "Goal", "State", "Store", "Tuner"]
+__all__ = ["CONFIRMED", "Goal", "Searching", "State", "Store", "Tuner", "gaussian"]
 
 CONFIRMED = -1  # in place of a seed: races of the best candidates, by which knobs are chosen
 _ROUND = 4  # trials
@@ -75,7 +75,7 @@ class State:
     """One kernel while it is tuned."""
 
     task: Task
-    search: Search
+    search: Searcher
     rounds: int = 0
     idle: int = 0  # rounds since the best became better
     gain: float = 0.0  # seconds of a run that the next round is expected to save
@@ -89,6 +89,15 @@ class State:
         return 1.0 if best is None or best.ratio is None else min(1.0, best.ratio)
 
 
+# What makes the search of a task, of its seed and of knobs that were good for others like it.
+Searching = Callable[[Task, str, Sequence[Mapping[str, int]]], Searcher]
+
+
+def gaussian(task: Task, seed: str, hints: Sequence[Mapping[str, int]]) -> Searcher:
+    """The search by expected improvement."""
+    return Search(task.space, seed, hints)
+
+
 class Tuner:
     """Tunes the kernels of one model; `told` hears of every trial."""
 
@@ -100,11 +109,13 @@ class Tuner:
         goal: Goal,
         *,
         told: Callable[[Tuner], None] = lambda tuner: None,
+        search: Searching = gaussian,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.workers, self.store, self.goal, self.told, self.clock = (
             workers, store, goal, told, clock,
         )  # fmt: skip
+        self.search = search
         self.began = clock()
         self.measured = 0  # trials of this run; those of earlier ones are in the states
         self.spent = 0.0  # seconds that they took
@@ -202,6 +213,7 @@ class Tuner:
             self.told(self)
         if all(n in known for n, _ in enumerate(planned, first)):
             self._finish(state, [known[n] for n, _ in enumerate(planned, first)])
+            self._expect(state)
         now = sum(s.task.seconds * s.ratio for s in self.states)
         self.curve.append((self.clock() - self.began, self.whole / now))
 
@@ -211,7 +223,6 @@ class Tuner:
             state.search.observe(Observation(dict(record.knobs), _ratio(record)))
         state.rounds += 1
         state.idle = 0 if state.ratio < before - 0.002 else state.idle + 1
-        self._expect(state)
 
     def _keep(
         self, state: State, knobs: Mapping[str, int], outcome: Outcome, seed: int, trial: int
@@ -235,7 +246,7 @@ class Tuner:
             )
             if record.workload.sha256 not in own
         ]
-        search = Search(task.space, f"{goal.seed} {task.workload.sha256}", hints)
+        search = self.search(task, f"{goal.seed} {task.workload.sha256}", hints)
         state = State(task, search)
         state.records = self.store.trials(task.workload, goal.device, goal.versions, goal.seed)
         known = {record.trial: record for record in state.records}

@@ -8,7 +8,6 @@ in turns and on the same data, and both results are compared with NumPy's in flo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -69,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(row)
     mean = exp(fmean(log(row["stock"] / row["ours"]) for row in rows))
     print(f"ours is {mean:.2f}x as fast in the geometric mean")
-    facts = {"date": now(), "commit": commit(), "budget": budget, "batch": chosen.batch, "cost model": COST_MODEL,
+    facts = {"date": now(), "commit": commit(), "budget": budget, "batch": chosen.batch,
+             "cost model": COST_MODEL,
              "machine": gather(), "mean": mean, "rows": rows}  # fmt: skip
     if len(rows) == len(SUBJECTS):
         write(facts)
@@ -94,7 +94,8 @@ def compare(subject: Subject, target: Target, budget: float, batch: int) -> Row:
         race = _race(subject, data, kernel, tuned, found, target, folder)
     return {
         "name": subject.name, **race, "knobs": tuned.knobs.numbers() if tuned.knobs else {},
-        "trials": {"ours": trials, "stock": found.trials}, "failed": found.failed, "seconds": found.took,
+        "trials": {"ours": trials, "stock": found.trials}, "failed": found.failed,
+        "seconds": found.took,
         "curves": {"ours": curve, "stock": found.curve},
         "load": [round(before, 2), round(os.getloadavg()[0], 2)],
     }  # fmt: skip
@@ -165,7 +166,7 @@ def _race(
     exact = subject.exact(*(data[name].astype(np.float64) for name in subject.shapes))
 
     def error(result: Array) -> float:
-        difference = np.abs(result.reshape(exact.shape).astype(np.float64) - exact)
+        difference = np.abs(np.asarray(result, np.float64).reshape(exact.shape) - exact)
         return float(difference.max() / np.abs(exact).max())
 
     def work() -> dict[str, Any]:

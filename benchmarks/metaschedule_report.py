@@ -36,9 +36,10 @@ def table(facts: Mapping[str, Any]) -> str:
     loads = [load for row in facts["rows"] for load in row["load"]]
     lines = [
         f"Measured on {facts['date']} at commit {facts['commit']} by `python -m "
-        f"benchmarks.metaschedule --budget {facts['budget']:g}s --batch {facts['batch']}`: {facts['machine']['cpu']}, one "
-        f"thread, load average {min(loads):.1f} to {max(loads):.1f}; cost model of stock "
-        f"MetaSchedule: {facts['cost model']}.",
+        f"benchmarks.metaschedule --budget {facts['budget']:g}s --batch {facts['batch']}`: "
+        f"{facts['machine']['cpu']}, one thread, "
+        f"load average {min(loads):.1f} to {max(loads):.1f}; cost model of stock MetaSchedule: "
+        f"{facts['cost model']}.",
         "",
         "| operator, f32 | stock, ms | ours untuned, ms | ours tuned, ms | stock / ours "
         "| seconds of each | trials, stock and ours | error, stock and ours |",
@@ -49,7 +50,8 @@ def table(facts: Mapping[str, Any]) -> str:
         lines.append(
             f"| {row['name']} | {row['stock'] * 1e3:.3g} | {row['default'] * 1e3:.3g} "
             f"| {row['ours'] * 1e3:.3g} | **{row['stock'] / row['ours']:.2f}** "
-            f"| {row['seconds']:.0f} | {trials['stock']} ({row['failed']} failed), {trials['ours']} "
+            f"| {row['seconds']:.0f} "
+            f"| {trials['stock']} ({row['failed']} failed), {trials['ours']} "
             f"| {errors['stock']:.1e}, {errors['ours']:.1e} |"
         )
     lines += [

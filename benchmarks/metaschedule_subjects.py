@@ -1,4 +1,4 @@
-"""The operators of the comparison with stock MetaSchedule: as our graph, as TVM's, and in float64."""
+"""Operators for the comparison with stock MetaSchedule: as our graph, as TVM's, in float64."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from tunesmith.ir.ops import OPS, Attribute
 from tunesmith.ir.target import Target
 from tunesmith.ir.types import DType, TensorType
 
-__all__ = ["SUBJECTS", "Array", "Subject"]
+__all__ = ["SUBJECTS", "Array", "Subject", "gemm"]
 
 Array = NDArray[np.generic]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Subject:
     shapes: Mapping[str, tuple[int, ...]]
     result: tuple[int, ...]
     weights: tuple[str, ...]
-    exact: Callable[..., Array]  # of f64 arrays, in the order of `shapes`
+    exact: Callable[..., Doubles]  # of f64 arrays, in the order of `shapes`
     stock: Callable[..., te.Tensor]  # of placeholders, in the same order
     attributes: Mapping[str, Attribute]
 
@@ -50,8 +51,8 @@ class Subject:
             found[name] = drawn.astype(np.float32)
         return found
 
-    def kernel(self, data: Mapping[str, Array], target: Target) -> Kernel:
-        """Our kernel; nothing is fused with it."""
+    def graph(self, data: Mapping[str, Array]) -> Graph:
+        """Our graph of it."""
         builder = Builder(Graph(self.name))
         operands = [
             builder.constant(data[name]).value
@@ -64,6 +65,11 @@ class Subject:
         graph.terminator.operands.append(result)
         result.users[(graph.terminator, 0)] = None
         graph.output_names.append("y")
+        return graph
+
+    def kernel(self, data: Mapping[str, Array], target: Target) -> Kernel:
+        """Our kernel; nothing is fused with it."""
+        graph = self.graph(data)
         legalize(graph)
         plan = form_groups(graph)
         kernels = [
@@ -111,20 +117,20 @@ def _conv(x: te.Tensor, w: te.Tensor) -> te.Tensor:
     return topi.nn.conv2d_nchw(x, w, 1, 1, 1)
 
 
-def _exact_attention(q: Array, k: Array, v: Array) -> Array:
+def _exact_attention(q: Doubles, k: Doubles, v: Doubles) -> Doubles:
     scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5
     powers = np.exp(scores - scores.max(-1, keepdims=True))
     return np.asarray(powers / powers.sum(-1, keepdims=True) @ v)
 
 
-def _exact_norm(x: Array, weight: Array, bias: Array) -> Array:
+def _exact_norm(x: Doubles, weight: Doubles, bias: Doubles) -> Doubles:
     centered = x - x.mean(-1, keepdims=True)
     return np.asarray(
         centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5) * weight + bias
     )
 
 
-def _exact_conv(x: Array, w: Array) -> Array:
+def _exact_conv(x: Doubles, w: Doubles) -> Doubles:
     rows, columns = x.shape[2:]
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     found = np.zeros((x.shape[0], w.shape[0], rows, columns))
@@ -135,7 +141,8 @@ def _exact_conv(x: Array, w: Array) -> Array:
     return found
 
 
-def _gemm(rows: int, inner: int, cols: int) -> Subject:
+def gemm(rows: int, inner: int, cols: int) -> Subject:
+    """A product with a constant matrix."""
     shapes = {"x": (rows, inner), "w": (inner, cols)}
     return Subject(f"gemm {rows}x{inner}x{cols}", "linear", shapes, (rows, cols), ("w",),
                    lambda x, w: np.asarray(x @ w), _product, {})  # fmt: skip
@@ -146,8 +153,8 @@ _WINDOW: dict[str, Attribute] = {
     "strides": (1, 1), "low": (1, 1), "high": (1, 1), "dilations": (1, 1), "groups": 1,
 }  # fmt: skip
 SUBJECTS = (
-    _gemm(128, 768, 3072),
-    _gemm(128, 768, 768),
+    gemm(128, 768, 3072),
+    gemm(128, 768, 768),
     Subject("attention 1x12x128x64", "attention", {"q": _HEADS, "k": _HEADS, "v": _HEADS}, _HEADS,
             (), _exact_attention, _attention, {"scale": 0.125}),
     Subject("layer norm 128x768", "layer_norm", {"x": (128, 768), "s": (768,), "b": (768,)},

@@ -124,6 +124,9 @@ def _tune(
         typer.Option("--tasks", metavar="GLOB", help="Only these kernels; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    search: Annotated[
+        str, typer.Option(metavar="NAME", help="`gaussian`, or `metaschedule`: TVM's.")
+    ] = "gaussian",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the kernels and their shares; tune nothing.")
     ] = False,
@@ -142,7 +145,7 @@ def _tune(
     from tunesmith.cli_tune import tune_command
 
     tune_command(model, output, target, shape or [], dim or [], at or [], level, threads, budget,
-                 trials, db, tasks or [], seed, dry_run, verify, plot, json)  # fmt: skip
+                 trials, db, tasks or [], seed, search, dry_run, verify, plot, json)  # fmt: skip
 
 
 @app.command("run")

@@ -292,7 +292,7 @@ def trials_in(store: Path) -> int:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(["--budget", "soon"], "not a time"), (["--target", "x86-64-v3"], "machine that runs them"),
-     (["--tasks", "conv*"], "no kernel to tune")],
+     (["--tasks", "conv*"], "no kernel to tune"), (["--search", "luck"], "no search `luck`")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(model: Path, arguments: list[str], words: str) -> None:
     done = subprocess.run(
