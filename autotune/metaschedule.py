@@ -28,12 +28,14 @@ from .records import Device, Record, Verdict, Workload, canonical
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["RECORDS", "WORKLOADS", "read_folder", "write_folder"]
+__all__ = [
+    "PREFIX", "RECORDS", "WORKLOADS", "knobs_of", "read_folder", "workload_module", "write_folder",
+]  # fmt: skip
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"  # TVM's names
 _FAILED = 1e10  # seconds; what MetaSchedule stores for a candidate that did not run
 _SECONDS = 600  # for the child that reads
-_PREFIX, _REST = "tunesmith.", "tunesmith.record"
+PREFIX, _REST = "tunesmith.", "tunesmith.record"
 
 
 def write_folder(folder: Path, records: Iterable[Record]) -> int:
@@ -95,6 +97,10 @@ def _tvm() -> Any:
 
 
 def _workload(work: Workload) -> tvm.s_tir.meta_schedule.database.Workload:
+    return _tvm().s_tir.meta_schedule.database.Workload(workload_module(work))
+
+
+def workload_module(work: Workload) -> tvm.IRModule:
     """A function that does next to nothing, and says what it stands for."""
     tvm = _tvm()
     from tvm import te
@@ -103,8 +109,7 @@ def _workload(work: Workload) -> tvm.s_tir.meta_schedule.database.Workload:
     function = te.create_prim_func([size, te.compute((1,), lambda i: size[i], "y")])
     facts = {"template": work.template, "text": work.text, "features": dict(work.features)}
     function = function.with_attr({"global_symbol": "main", "tunesmith.workload": canonical(facts)})
-    module = tvm.IRModule({"main": function})
-    return tvm.s_tir.meta_schedule.database.Workload(module)
+    return tvm.IRModule({"main": function})
 
 
 def _tuning_record(
@@ -120,7 +125,7 @@ def _tuning_record(
     root = schedule.get_sblock("root")
     for name, value in record.knobs.items():
         sample = schedule.sample_categorical([value], [1.0], 0)
-        schedule.annotate(root, f"{_PREFIX}{name}", sample)
+        schedule.annotate(root, f"{PREFIX}{name}", sample)
     rest = {
         name: getattr(record, name)
         for name in ("versions", "seed", "trial", "verdict", "checked", "seconds", "baseline",
@@ -172,23 +177,28 @@ def _our_workload(workload: tvm.s_tir.meta_schedule.database.Workload) -> Worklo
     return "its workload is none of ours"
 
 
-def _record(found: tvm.s_tir.meta_schedule.database.TuningRecord, work: Workload) -> Record:
-    """Our record from a trace: each knob is what the trace decided, whatever it chose from."""
-    trace = found.trace
+def knobs_of(trace: tvm.s_tir.Trace) -> dict[str, int]:
+    """The knobs of a trace, each as it was decided, whatever it was chosen from."""
     decisions = dict(trace.decisions.items())
     samples: dict[Any, int] = {}
     knobs: dict[str, int] = {}
-    rest: dict[str, Any] = {}
     for instruction in trace.insts:
         if instruction.kind.name == "SampleCategorical":
             candidates = instruction.attrs[0]
             samples[instruction.outputs[0]] = int(candidates[int(decisions[instruction])])
         elif instruction.kind.name == "Annotate":
             key, value = str(instruction.attrs[0]), instruction.inputs[1]
-            if key == _REST:
-                rest = json.loads(str(value))
-            elif key.startswith(_PREFIX):
-                knobs[key.removeprefix(_PREFIX)] = samples[value]
+            if key.startswith(PREFIX) and key != _REST:
+                knobs[key.removeprefix(PREFIX)] = samples[value]
+    return knobs
+
+
+def _record(found: tvm.s_tir.meta_schedule.database.TuningRecord, work: Workload) -> Record:
+    """Our record from a trace."""
+    knobs, rest = knobs_of(found.trace), {}
+    for instruction in found.trace.insts:
+        if instruction.kind.name == "Annotate" and str(instruction.attrs[0]) == _REST:
+            rest = json.loads(str(instruction.inputs[1]))
     if not rest:
         raise ValueError("its trace has no `tunesmith.record`")
     device, digest = Device(text=rest.pop("device")), rest.pop("digest")

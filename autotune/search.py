@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .gaussian import Process, expected_improvement, fit
 
-__all__ = ["Observation", "Search", "Space"]
+__all__ = ["Observation", "Point", "Search", "Searcher", "Space", "untried"]
 
 Point = tuple[int, ...]
 
@@ -73,6 +74,39 @@ class Observation:
         return _WORST if self.ratio is None else min(_WORST, log(self.ratio))
 
 
+class Searcher(Protocol):
+    """What the tuner asks for the next trials of one kernel: `Search`, or another."""
+
+    observed: list[Observation]
+
+    @property
+    def best(self) -> Observation | None:
+        """The quickest of what was measured and works."""
+        ...
+
+    def observe(self, observation: Observation) -> None:
+        """Take in the result of a trial."""
+        ...
+
+    def propose(
+        self, count: int, more_hints: Sequence[Mapping[str, int]] = ()
+    ) -> tuple[list[dict[str, int]], float]:
+        """The next knobs, and the share of the time they may save; a function of the trials."""
+        ...
+
+
+def untried(
+    space: Space, hints: Sequence[Mapping[str, int]], tried: Container[Point]
+) -> list[Point]:
+    """The hints that fit and were not tried, in order."""
+    chosen: dict[Point, None] = {}
+    for hint in hints:
+        fitting = {*hint} == {*space.names} and space.fits(hint)
+        if fitting and (point := space.point(hint)) not in tried:
+            chosen[point] = None
+    return list(chosen)
+
+
 @dataclass
 class Search:
     """The search for one kernel; `hints` are knobs that were good for one like it."""
@@ -103,11 +137,7 @@ class Search:
         space, tried = self.space, {self.space.point(o.knobs): o.cost for o in self.observed}
         default = space.point(space.default)
         tried.setdefault(default, 0.0)
-        chosen: list[Point] = []
-        for hint in (*more_hints, *self.hints):
-            fitting = {*hint} == {*space.names} and space.fits(hint)
-            if fitting and (point := space.point(hint)) not in tried and point not in chosen:
-                chosen.append(point)
+        chosen = untried(space, [*more_hints, *self.hints], tried)
         gain = _DISTRUST if chosen else 0.0  # a hint is worth a trial whatever the model says
         pool = sorted(self._pool(tried, default) - {*chosen})
         while pool and len(chosen) < count:

@@ -21,9 +21,18 @@ import numpy as np
 
 from .measure import Outcome, Task, Workers
 from .records import Device, Record, TrialTaken, Verdict, Workload
-from .search import Observation, Search
+from .search import Observation, Search, Searcher
 
-__all__ = ["CONFIRMED", "DROPPED", "Goal", "State", "Store", "Tuner"]
+__all__ = [
+    "CONFIRMED",
+    "DROPPED",
+    "Goal",
+    "Searching",
+    "State",
+    "Store",
+    "Tuner",
+    "gaussian",
+]
 
 # In place of a seed: races of the best candidates, by which knobs are chosen; and those among the
 # winners that were not quicker inside a model.
@@ -77,7 +86,7 @@ class State:
     """One kernel while it is tuned."""
 
     task: Task
-    search: Search
+    search: Searcher
     rounds: int = 0
     idle: int = 0  # rounds since the best became better
     gain: float = 0.0  # seconds of a run that the next round is expected to save
@@ -91,6 +100,15 @@ class State:
         return 1.0 if best is None or best.ratio is None else min(1.0, best.ratio)
 
 
+# What makes the search of a task, of its seed and of knobs that were good for others like it.
+Searching = Callable[[Task, str, Sequence[Mapping[str, int]]], Searcher]
+
+
+def gaussian(task: Task, seed: str, hints: Sequence[Mapping[str, int]]) -> Searcher:
+    """The search by expected improvement."""
+    return Search(task.space, seed, hints)
+
+
 class Tuner:
     """Tunes the kernels of one model; `told` hears of every trial."""
 
@@ -102,11 +120,13 @@ class Tuner:
         goal: Goal,
         *,
         told: Callable[[Tuner], None] = lambda tuner: None,
+        search: Searching = gaussian,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.workers, self.store, self.goal, self.told, self.clock = (
             workers, store, goal, told, clock,
         )  # fmt: skip
+        self.search = search
         self.began = clock()
         self.measured = 0  # trials of this run; those of earlier ones are in the states
         self.spent = 0.0  # seconds that they took
@@ -259,7 +279,7 @@ class Tuner:
             )
             if record.workload.sha256 not in own
         ][:_HINTS]  # fmt: skip
-        search = Search(task.space, f"{goal.seed} {task.workload.sha256}", hints)
+        search = self.search(task, f"{goal.seed} {task.workload.sha256}", hints)
         state = State(task, search)
         state.records = self.store.trials(task.workload, goal.device, goal.versions, goal.seed)
         known = {record.trial: record for record in state.records}

@@ -124,6 +124,9 @@ def _tune(
         typer.Option("--tasks", metavar="GLOB", help="Only these kernels; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    search: Annotated[
+        str, typer.Option(metavar="NAME", help="`gaussian`, or `metaschedule`: TVM's.")
+    ] = "gaussian",
     on: Annotated[
         str | None,
         typer.Option(
@@ -154,7 +157,7 @@ def _tune(
     from tunesmith.cli_tune import tune_command
 
     tune_command(model, output, target, shape or [], dim or [], at or [], level, threads, budget,
-                 trials, db, tasks or [], seed, dry_run, verify, plot, json, on,
+                 trials, db, tasks or [], seed, search, dry_run, verify, plot, json, on,
                  device_resource)  # fmt: skip
 
 

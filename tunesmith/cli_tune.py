@@ -18,6 +18,7 @@ from tunesmith.cli_console import Progress, note, out, print_table
 from tunesmith.cli_values import check_output, fixed_sizes, parse_dims, parse_shapes, write_json
 from tunesmith.ir.diagnostics import CompilerError
 from tunesmith.report_tune import line, require_plots
+from tunesmith.searches import require_search
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -62,6 +63,7 @@ def tune_command(
     db: str | None,
     tasks: Sequence[str],
     seed: int,
+    search: str,
     dry_run: bool,
     verify: bool,
     plot: Path | None,
@@ -76,6 +78,7 @@ def tune_command(
     }  # fmt: skip
     seconds, sizes = parse_budget(budget), fixed_sizes(at)
     require_file(model)
+    require_search(search)
     path = output or Path(f"{model.stem}.tsm")
     check_output(path, model)
     if target != "host":
@@ -102,8 +105,9 @@ def tune_command(
             return
         with open_database(db) as store, _Board(model.name) as board:
             tuned = tuning.tune_model(
-                model, store, budget=seconds, trials=trials, seed=seed, at=sizes, tasks=tasks,
-                verify=verify, progress=board, told=board.told, place=place, **options,
+                model, store, budget=seconds, trials=trials, seed=seed, search=search, at=sizes,
+                tasks=tasks, verify=verify, progress=board, told=board.told, place=place,
+                **options,
             )  # fmt: skip
             board("save")
             tuned.artifact.save(path)

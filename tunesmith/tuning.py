@@ -21,6 +21,7 @@ from tunesmith.places import Here, Place
 from tunesmith.random_inputs import check_sizes, sizes_of, sizes_to_bench
 from tunesmith.runtime import Artifact
 from tunesmith.runtime.manifest import Json, Manifest
+from tunesmith.searches import find_search
 
 if TYPE_CHECKING:
     from tunesmith.autotune.measure import Task, Workers
@@ -123,6 +124,7 @@ def tune_model(
     budget: float,
     trials: int | None = None,
     seed: int = 0,
+    search: str = "gaussian",
     at: Mapping[str, int] | None = None,
     tasks: Sequence[str] = (),
     verify: bool = False,
@@ -134,9 +136,10 @@ def tune_model(
 ) -> Tuned:
     """Tune a model for `budget` seconds and compile it with what was found.
 
-    `options` are those of `compile_model`; `place` is where kernels and artifacts are measured, by
-    default this machine, and `workers` makes others than its own. An interrupt (Ctrl-C) ends the
-    search, not the work: the best so far becomes the artifact, and the store has every trial.
+    `search` is a name of `SEARCHES`, `options` are those of `compile_model`; `place` is where
+    kernels and artifacts are measured, by default this machine, and `workers` makes others than its
+    own. An interrupt (Ctrl-C) ends the search, not the work: the best so far becomes the artifact,
+    and the store has every trial.
 
     Raises:
         CompilerError: one of its kinds.
@@ -159,7 +162,7 @@ def tune_model(
     )  # fmt: skip
     those = workers(plan) if workers is not None else _workers_of(where, plan)
     try:
-        tuner = Tuner(plan.tasks, those, store, goal, told=told)
+        tuner = Tuner(plan.tasks, those, store, goal, told=told, search=find_search(search))
         ready = time.perf_counter() - start
         with suppress(KeyboardInterrupt):
             tuner.run()

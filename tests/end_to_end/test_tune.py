@@ -304,7 +304,7 @@ def trials_in(store: Path) -> int:
     ("arguments", "words"),
     [(["--budget", "soon"], "not a time"), (["--target", "x86-64-v3"], "machine that runs them"),
      (["--tasks", "conv*"], "no kernel to tune"), (["--at", "row=3"], "did you mean `rows`"),
-     (["--budget", "1h30"], "not a time")],
+     (["--budget", "1h30"], "not a time"), (["--search", "luck"], "no search `luck`")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(model: Path, arguments: list[str], words: str) -> None:
     done = subprocess.run(
