@@ -6,6 +6,7 @@ line and gives an answer a line; one that hangs or dies is replaced. All end wit
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import select
@@ -154,8 +155,9 @@ class Runners:
 
 
 def begin_child() -> None:
-    """Die with the parent; leave the terminal's interrupts to it."""
+    """Die with the parent; leave the terminal's interrupts, and words about crashes, to it."""
     die_with_parent()
+    faulthandler.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -122,7 +122,9 @@ class Tuner:
         told: Callable[[Tuner], None] = lambda tuner: None,
         search: Searching = gaussian,
         clock: Callable[[], float] = time.monotonic,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.stopped = stopped
         self.workers, self.store, self.goal, self.told, self.clock = (
             workers, store, goal, told, clock,
         )  # fmt: skip
@@ -195,7 +197,11 @@ class Tuner:
         return self.store.trials(state.task.workload, goal.device, goal.versions, seed)
 
     def _may_go_on(self) -> bool:
-        return self.left > 0 and (self.goal.trials is None or self.measured < self.goal.trials)
+        return (
+            not self.stopped()
+            and self.left > 0
+            and (self.goal.trials is None or self.measured < self.goal.trials)
+        )
 
     def _expect(self, state: State) -> None:
         """What may be expected of the next round of a kernel, by its own trials."""

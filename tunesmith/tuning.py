@@ -7,9 +7,11 @@ are put in, and the two artifacts run in turns: what is not quicker inside the m
 from __future__ import annotations
 
 import fnmatch
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -162,9 +164,11 @@ def tune_model(
     )  # fmt: skip
     those = workers(plan) if workers is not None else _workers_of(where, plan)
     try:
-        tuner = Tuner(plan.tasks, those, store, goal, told=told, search=find_search(search))
+        interrupt = threading.Event()
+        tuner = Tuner(plan.tasks, those, store, goal, told=told, search=find_search(search),
+                      stopped=interrupt.is_set)  # fmt: skip
         ready = time.perf_counter() - start
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), _remembered(interrupt):
             tuner.run()
         with suppress(KeyboardInterrupt):
             tuner.choose()
@@ -174,6 +178,24 @@ def tune_model(
     with suppress(KeyboardInterrupt):  # then it is the untuned artifact
         _finish(tuned, compiled, where, verify=verify, progress=progress)
     return tuned
+
+
+@contextmanager
+def _remembered(interrupt: threading.Event) -> Iterator[None]:
+    """Set `interrupt` at Ctrl-C: the exception alone may be lost in a finalizer or a callback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: object) -> None:
+        interrupt.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _workers_of(place: Place, plan: TunePlan) -> Workers:

@@ -68,7 +68,7 @@ def test_integers_of_every_width(dtype: str) -> None:
 @pytest.mark.parametrize("source", [*INTEGERS, "bool", "f16", "bf16", "f32", "f64"])
 def test_casts_to_every_type(source: str) -> None:
     """Floats to integers within their range: beyond it, no two engines agree."""
-    names = [dtype.value for dtype in DType]
+    names = [dtype.value for dtype in DType if not dtype.is_stored]
     graphs = {
         name: graph_of(f"%x{name}: {source}[B, S]", f"%y = cast(%x{name}) {{dtype = {name}}}")
         for name in names
