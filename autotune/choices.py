@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .device import workload_of
-from .records import Device, Record, Verdict, Workload
+from .records import Device, Record, Workload, best_of
 from .tune import CONFIRMED, DROPPED, Store
 
 __all__ = ["Chosen", "FromStore"]
@@ -70,12 +70,6 @@ class FromStore:
         )
         dropped = [dict(record.knobs) for record in lost]
         return [record for record in races if dict(record.knobs) not in dropped]
-
-
-def best_of(records: Sequence[Record]) -> Record | None:
-    """The quickest of those that won their race and whose results were compared."""
-    won = [r for r in records if r.verdict is Verdict.ok and r.checked and r.speedup > 1]
-    return max(won, key=lambda r: r.speedup, default=None)
 
 
 def _doublings(one: Mapping[str, int], other: Mapping[str, int]) -> float:

@@ -27,10 +27,10 @@ from tunesmith.ir.diagnostics import TuneError
 from .connection import Link
 from .damage import check, prepare, rebuild
 from .exchange import Bad, lines_of, read_lines, write_whole
-from .records import Device, Record, TrialTaken, Workload
+from .records import Device, Record, TrialTaken, Workload, best_of
 from .rows import Outcome, find_device, find_workload, insert, read_record, read_workload
 from .schema import STEPS, DamageError, Step, migrate, trials, workloads
-from .selection import Pruning, Selection, best_of, prune, select
+from .selection import Pruning, Selection, prune, select
 
 __all__ = ["Database", "Imported", "TrialTaken", "default_url", "open_database"]
 

@@ -13,12 +13,12 @@ import json
 import math
 import operator
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tunesmith.ir.diagnostics import TuneError
 
-__all__ = ["Device", "Record", "TrialTaken", "Verdict", "Workload", "canonical"]
+__all__ = ["Device", "Record", "TrialTaken", "Verdict", "Workload", "best_of", "canonical"]
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -207,3 +207,9 @@ def _integers(what: str, name: str, values: Mapping[str, int]) -> dict[str, int]
         raise TuneError(f"{what} cannot be stored: `{name}`: {error}") from None
     _need(all(v in _INT64 for v in result.values()), what, f"`{name}` does not fit 64 bits")
     return result
+
+
+def best_of(records: Iterable[Record]) -> Record | None:
+    """The record to use: checked, ok, and of the greatest speedup above 1; or None."""
+    usable = [r for r in records if r.checked and r.verdict == Verdict.ok and r.speedup > 1]
+    return max(usable, key=lambda r: r.speedup, default=None)

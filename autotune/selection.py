@@ -13,11 +13,11 @@ from sqlalchemy.engine import Connection
 
 from tunesmith.ir.diagnostics import TuneError
 
-from .records import Device, Record, Verdict, Workload
+from .records import Device, Record, Verdict, Workload, best_of
 from .rows import Row, read_device, read_record, read_workload
 from .schema import DamageError, devices, trials, workloads
 
-__all__ = ["Pruning", "Selection", "Summary", "best_of", "prune", "select", "summarize"]
+__all__ = ["Pruning", "Selection", "Summary", "prune", "select", "summarize"]
 
 T = TypeVar("T")
 
@@ -133,12 +133,6 @@ def select(
         if record is not None:
             result.append((int(row["id"]), record))
     return result
-
-
-def best_of(records: Iterable[Record]) -> Record | None:
-    """The record to use: checked, ok, and of the greatest speedup above 1; or None."""
-    usable = [r for r in records if r.checked and r.verdict == Verdict.ok and r.speedup > 1]
-    return max(usable, key=lambda r: r.speedup, default=None)
 
 
 def summarize(records: Iterable[Record]) -> list[Summary]:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
+
+from tunesmith.frontend import torch_import
 
 __all__ = ["export_dim", "quiet"]
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Silence what exporters say about themselves: deprecations, traces, missing torchvision."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "transformers")]
-    loggers.append(logging.getLogger("torch.onnx._internal.exporter._registration"))
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return torch_import.quiet("transformers")
 
 
 def export_dim(axis: str, dims: Mapping[str, object]) -> object:

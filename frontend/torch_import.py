@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-__all__ = ["TorchSession", "export_module", "import_program", "load_program"]
+__all__ = ["TorchSession", "export_module", "import_program", "load_program", "quiet"]
 
 OPSET = 20  # the one that PyTorch's exporter is tested with most; later ones change little for us
 SMALL = 1024  # bytes; smaller weights go through the model: import may have to know what they are
@@ -85,7 +85,7 @@ def export_module(
         return value
 
     shapes = None if dynamic is None else spelled(dynamic)
-    with _quiet(), _laid_to("torch.export cannot trace the module"), torch.no_grad():
+    with quiet(), _laid_to("torch.export cannot trace the module"), torch.no_grad():
         program: Program = torch.export.export(
             module.eval(), tuple(args), dict(kwargs or {}), dynamic_shapes=shapes
         )
@@ -98,7 +98,7 @@ def load_program(path: Path) -> Program:
     with tempfile.NamedTemporaryFile(suffix=".pt2", prefix="tunesmith-") as copy:
         vetted_copy(path, copy)  # type: ignore[arg-type]  # a file, in all that matters
         copy.flush()
-        with _quiet(), _laid_to("PyTorch cannot read the program", str(path)):
+        with quiet(), _laid_to("PyTorch cannot read the program", str(path)):
             program: Program = torch.export.load(copy.name)
     return program
 
@@ -140,7 +140,7 @@ class TorchSession:
         torch = _torch()
         if threads:
             torch.set_num_threads(threads)
-        with _quiet(), _laid_to("PyTorch cannot prepare the program"):
+        with quiet(), _laid_to("PyTorch cannot prepare the program"):
             self._module = program.module()
         kinds = [(spec.kind.name, spec.arg) for spec in program.graph_signature.input_specs]
         self._arguments = [arg for kind, arg in kinds if kind == "USER_INPUT"]
@@ -161,7 +161,7 @@ class TorchSession:
         ]
         tree = torch.utils._pytree
         args, kwargs = tree.tree_unflatten(flat, self._structure)
-        with torch.no_grad(), _quiet(), _laid_to("PyTorch cannot run the program"):
+        with torch.no_grad(), quiet(), _laid_to("PyTorch cannot run the program"):
             results = tree.tree_leaves(self._module(*args, **kwargs))
         tensors = [r for r in results if isinstance(r, torch.Tensor)]
         if len(tensors) != len(self.output_names):
@@ -191,7 +191,7 @@ def _to_onnx(program: Program) -> tuple[onnx.ModelProto, _TorchWeights]:
     import onnx_ir
 
     torch = _torch()
-    with _quiet(), _laid_to("PyTorch cannot export the program"), torch.no_grad():
+    with quiet(), _laid_to("PyTorch cannot export the program"), torch.no_grad():
         exported = torch.onnx.export(
             program, dynamo=True, verbose=False, external_data=False, opset_version=OPSET
         )
@@ -312,9 +312,9 @@ def _laid_to(what: str, where: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what exporters say about themselves: deprecations, and packages they can miss."""
-    names = ("torch.onnx", "torch.export", "torch.onnx._internal.exporter._registration")
+def quiet(*more: str) -> Iterator[None]:
+    """Without what exporters, and `more` loggers, say: deprecations, packages they can miss."""
+    names = ("torch.onnx", "torch.export", "torch.onnx._internal.exporter._registration", *more)
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.driver import Progress, compile_model
+from tunesmith.places import Here
 from tunesmith.random_inputs import check_sizes, sizes_to_bench
 from tunesmith.runtime import Artifact
 from tunesmith.runtime.manifest import Json, SymbolSpec
@@ -67,7 +68,11 @@ def compile_with_records(
     (lowered,), (used,) = seen, found
     weights = artifact.manifest.report["weights"]
     assert isinstance(weights, int)
-    refused = _refused(lowered, used, (workers or _local_workers)(lowered, used.sizes, weights))
+    if workers is not None:
+        made = workers(lowered, used.sizes, weights)
+    else:
+        made = Here().workers(lowered.target, used.sizes, weights)
+    refused = _refused(lowered, used, made)
     for (template, _), reason in refused.items():
         warn(f"a record of {template} is refused: {reason}")
     kept = {key: r for key, r in _in_use(lowered, used).items() if key not in refused}
@@ -90,15 +95,9 @@ def _in_use(lowered: Lowered, used: FromStore) -> dict[tuple[str, str], Record]:
     for kernel in lowered.tunable.values():
         assert isinstance(kernel, Kernel) and kernel.template is not None
         if kernel.chosen is not None:
-            key = kernel.template.title, kernel.key
+            key = kernel.template.title, kernel.workload
             found[key] = used.used[key]
     return found
-
-
-def _local_workers(lowered: Lowered, sizes: Mapping[str, int], weights: int) -> Workers:
-    from tunesmith.autotune.local import LocalWorkers
-
-    return LocalWorkers(lowered.target, sizes, weights)
 
 
 def _refused(lowered: Lowered, used: FromStore, workers: Workers) -> dict[tuple[str, str], str]:
@@ -118,11 +117,11 @@ def _refused(lowered: Lowered, used: FromStore, workers: Workers) -> dict[tuple[
             if knobs is None:
                 continue
             base = with_knobs(kernel, None)
-            work = workload_of(template.title, kernel.key, template.features, used.sizes)
+            work = workload_of(template.title, kernel.workload, template.features, used.sizes)
             space = Space(template.values(), template.default.numbers(), lambda _: True)
             task = Task(base.name, work, space, 0.0, 1, base)
             (outcome,) = workers.measure(task, [knobs.numbers()], _CHECK_SECONDS)
-            key = template.title, kernel.key
+            key = template.title, kernel.workload
             if outcome.verdict not in (Verdict.ok, Verdict.slower) or not outcome.checked:
                 refused[key] = f"{outcome.verdict}: {outcome.reason}"
             elif used.used[key].workload != work and outcome.verdict is Verdict.slower:

@@ -109,7 +109,7 @@ def plan_tuning(
             return kernel.template is not None and kernel.template.knobs(knobs) is not None
 
         space = Space(template.values(), template.default.numbers(), fits)
-        work = workload_of(template.title, kernel.key, template.features, sizes)
+        work = workload_of(template.title, kernel.workload, template.features, sizes)
         found.append(Task(name, work, space, sum(times), len(times), kernel))
     if not found:
         wanted = f" that matches {', '.join(tasks)}" if tasks else ""
@@ -254,7 +254,7 @@ def _records(plan: TunePlan, chosen: Mapping[str, Record]) -> TuningRecords:
     for name, record in chosen.items():
         kernel = plan.lowered.tunable[name]
         assert isinstance(kernel, Kernel)
-        found[record.workload.template, kernel.key] = record.knobs
+        found[record.workload.template, kernel.workload] = record.knobs
     return Chosen(found)
 
 

@@ -52,7 +52,7 @@ def _recorded(kernel: Kernel, records: TuningRecords) -> Knobs | None:
     template = kernel.template
     if template is None:
         return None
-    found = records.knobs(template.title, kernel.key, template.features)
+    found = records.knobs(template.title, kernel.workload, template.features)
     knobs = None if found is None else template.knobs(found)
     return None if knobs == template.default else knobs
 

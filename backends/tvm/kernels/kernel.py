@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -131,6 +131,11 @@ class Kernel:
             lines.append(f"{node.op.name}({operands}) {_attributes(node)} {node.results[0].type}")
         lines.append(" ".join(names[v] for v in self.group.outputs))
         return "\n".join(lines)
+
+    @property
+    def workload(self) -> str:
+        """The key before other kernels decide where a table lies: records are found by it."""
+        return replace(self, tied={}).key
 
     def _tile(self, value: Value) -> int:
         """The width of the panels that a tied table lies in, 0 for what is row-major."""
