@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 __all__ = [
@@ -21,6 +21,9 @@ __all__ = [
     "substitute",
     "symbols_of",
 ]
+
+
+_REMEMBERED = 1 << 14  # results of arithmetic: layers of a model compute the same sizes
 
 
 @dataclass(frozen=True, order=True)
@@ -64,8 +67,15 @@ class DimExpr:
 
     terms: tuple[tuple[Monomial, int], ...]
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.terms)
+
     def __add__(self, other: Dim) -> Dim:
-        return _from_terms([*self.terms, *_terms(other)])
+        return _sum(self, other)
 
     __radd__ = __add__
 
@@ -79,9 +89,7 @@ class DimExpr:
         return -self + other
 
     def __mul__(self, other: Dim) -> Dim:
-        return _from_terms(
-            (tuple(sorted(m + n, key=str)), c * d) for m, c in self.terms for n, d in _terms(other)
-        )
+        return _product(self, other)
 
     __rmul__ = __mul__
 
@@ -124,6 +132,18 @@ def _from_terms(terms: Iterable[tuple[Monomial, int]]) -> Dim:
     if len(kept) == 1 and not kept[0][0]:
         return kept[0][1]
     return DimExpr(tuple(kept))
+
+
+@lru_cache(_REMEMBERED)
+def _sum(left: DimExpr, right: Dim) -> Dim:
+    return _from_terms([*left.terms, *_terms(right)])
+
+
+@lru_cache(_REMEMBERED)
+def _product(left: DimExpr, right: Dim) -> Dim:
+    return _from_terms(
+        (tuple(sorted(m + n, key=str)), c * d) for m, c in left.terms for n, d in _terms(right)
+    )
 
 
 def dim(value: int | str | Sym | DimExpr) -> Dim:

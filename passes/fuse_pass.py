@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tunesmith.ir.builder import Builder
@@ -61,12 +61,13 @@ class FusePass(Pass):
         """Fuse every match."""
         rewriter = Rewriter(graph)
         refused: dict[Node, Note] = {}
+        roots = {pattern.root.op for pattern in self.patterns()}
         for _ in range(_ROUNDS):
             refused.clear()
-            nodes = reversed(list(graph.nodes))
+            nodes = [node for node in graph.nodes if node.op in roots]
             fused = [
                 node.owner is graph and self._fuse_at(node, rewriter, context, refused)
-                for node in nodes
+                for node in reversed(nodes)
             ]
             if not any(fused):
                 break
@@ -80,7 +81,6 @@ class FusePass(Pass):
         self, root: Node, rewriter: Rewriter, context: PassContext, refused: dict[Node, Note]
     ) -> bool:
         """Try the patterns on one root; tells whether one was rewritten."""
-        note = Note(self.name, "match", self.result.name, str(root.location))
         reason = ""
         for pattern in self.patterns():
             if pattern.root.op is not root.op:
@@ -92,7 +92,7 @@ class FusePass(Pass):
                     refusal = self._rewrite(match, rewriter)
                 if refusal is None:
                     if self.result not in {node.op for node in match.terms.values()}:
-                        context.notes.append(note)  # else it has only grown
+                        context.notes.append(self._note(root, "match"))  # else it has only grown
                     return True
                 reason = reason or refusal
                 if tries + 1 >= _TRIES:
@@ -100,8 +100,11 @@ class FusePass(Pass):
             if search.matched >= max(3, pattern.size * 2 // 3) and not reason:
                 reason = search.reason
         if reason:
-            refused[root] = replace(note, kind="near-miss", reason=reason)
+            refused[root] = self._note(root, "near-miss", reason)
         return False
+
+    def _note(self, root: Node, kind: str, reason: str = "") -> Note:
+        return Note(self.name, kind, self.result.name, str(root.location), reason)
 
     def _refusal(self, match: Match) -> str | None:
         refusal = self.guard(match)
