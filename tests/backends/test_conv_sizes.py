@@ -10,7 +10,8 @@ import pytest
 from tvm.sym import Analyzer
 
 from tunesmith.backends.targets import find_target
-from tunesmith.backends.tvm.schedule import conv_knobs, emit
+from tunesmith.backends.tvm.kernels.convolutions import conv_work
+from tunesmith.backends.tvm.schedule import conv_costs, conv_knobs, emit
 from tunesmith.backends.tvm.schedule.conv_planes import choose
 from tunesmith.backends.tvm.schedule.window import Window
 
@@ -28,7 +29,7 @@ PADDED = {
     "3x3": Conv(ANY.format(3), 16, (3, 3), 3, low=PAD, high=PAD, behind=CLIP),
     "3x3, stride 2": Conv(ANY.format(3), 9, (3, 3), 3, (2, 2), PAD, PAD),
     "groups": Conv(ANY.format(8), 12, (3, 3), 4, low=PAD, high=PAD, groups=2),
-    "few rows fit": Conv(ANY.format(210), 8, (3, 3), 210, low=PAD, high=PAD),
+    "few rows fit": Conv(ANY.format(210), 4, (3, 3), 210, low=PAD, high=PAD),
 }
 INSIDE = {
     "2x2": Conv("N, 5, H, W", 12, (2, 2), 5),
@@ -60,6 +61,28 @@ def test_inside() -> None:
     run_sizes(graph, find_target("host", threads=1), SMALL)
 
 
+# Sizes where tiles reach over the edge, or a row of them is cut into parts.
+TILED = [(1, 1, 1), (1, 2, 3), (2, 9, 33), (1, 16, 15), (1, 17, 64), (1, 37, 128), (1, 5, 511),
+         (1, 3, 1023), (0, 5, 33), (1, 2, 2050)]  # fmt: skip
+
+
+def test_winograd() -> None:
+    """Tiles of a size that is known at run time only: padded, not padded, in groups."""
+    cases = {
+        "padded": Conv(ANY.format(33), 40, (3, 3), 33, low=PAD, high=PAD, behind=CLIP),
+        "groups": Conv(ANY.format(64), 66, (3, 3), 32, low=PAD, high=PAD, groups=2),
+        "padded before": Conv(ANY.format(32), 35, (3, 3), 32, low=(2, 2)),
+        "only rows": Conv("N, 32, H, 29", 32, (3, 3), 32, low=PAD, high=PAD),
+        "few fit": Conv(ANY.format(500), 32, (3, 3), 500, low=PAD, high=PAD),
+    }
+    graph = together(cases)
+    works = [conv_work(node) for node in graph.nodes if node.op.name == "conv"]
+    machine = find_target("host").machine
+    assert all(conv_knobs.default(work, machine).tile for work in works)
+    run_sizes(graph, find_target("host", threads=2), TILED)
+    run_sizes(graph, find_target("x86-64-v3", threads=1), TILED[:6])
+
+
 def test_narrower_vectors() -> None:
     graph = together({"3x3": PADDED["3x3"], "stride 2": PADDED["3x3, stride 2"]})
     run_sizes(graph, find_target("x86-64-v3", threads=1), EDGES[:8])
@@ -79,7 +102,7 @@ def window(height: int, width: int, stride: int) -> Window:
     )
 
 
-def cost(work: conv_knobs.ConvWork, blocks: list[int], lanes: int) -> float:
+def cost(work: conv_costs.ConvWork, blocks: list[int], lanes: int) -> float:
     """What blocks of so many rows cost for each pixel; 1 is a product without any waste."""
     height, width = (emit.static(size) or 0 for size in work.window.out)
     columns = -(-((emit.static(work.window.image[1]) or 0) + 2) // work.window.strides[1])
@@ -98,14 +121,17 @@ def test_the_choice_is_that_for_fixed_sizes(stride: int) -> None:
     for height, width, inner, out in product(
         (1, 7, 28, 61, 160), (1, 6, 14, 30, 97, 160, 255, 300, 510, 511), (3, 96, 210), (8, 24, 64)
     ):
-        work = conv_knobs.ConvWork(
+        work = conv_costs.ConvWork(
             groups=1, inner=inner, out=out, window=window(height, width, stride)
         )
-        room = conv_knobs.plane_room(work, machine)
+        room = conv_costs.plane_room(work, machine)
         choice = choose(work, 56, room, lanes)
         rows, pays = emit.static(choice.rows), emit.static(Analyzer().simplify(choice.pays))
         assert rows is not None and pays is not None
-        fixed = conv_knobs._plane_rows(work, lanes, room)
+        known = emit.static(work.window.pixels) or 0
+        least, fixed = conv_costs.best_rows(work, 0, machine)
+        if least >= known * (out + 16) * 9 * inner:
+            fixed = 0  # panels cost less
         unrolled = 1.0 + 16.0 / out
         lines = emit.static(work.window.out[0]) or 0
         blocks = [min(rows, lines - first) for first in range(0, lines, rows)]

@@ -18,7 +18,7 @@ from tunesmith.ir.types import DType
 
 from ..evaluator import Evaluator
 from ..index import Index, Sizes
-from ..schedule import conv, conv_knobs, depthwise, emit
+from ..schedule import conv, conv_costs, conv_knobs, depthwise, emit
 from ..schedule.knobs import Knobs
 from ..schedule.window import Window
 from .literals import immediate
@@ -37,13 +37,14 @@ __all__ = [
 class ConvLayout:
     """How the weight of a convolution lies in the artifact."""
 
-    work: conv_knobs.ConvWork
+    work: conv_costs.ConvWork
     knobs: conv_knobs.ConvKnobs
 
     @property
     def key(self) -> str:
         """A name of the layout."""
-        return f"conv{self.work.groups}x{self.knobs.tile_o}"
+        tiles = f"w{self.knobs.tile}" if self.knobs.tile else ""
+        return f"conv{self.work.groups}x{self.knobs.tile_o}{tiles}"
 
     def shape(self) -> tuple[int, ...]:
         """The shape of the packed weight."""
@@ -68,7 +69,7 @@ def is_depthwise(node: Node) -> bool:
     )
 
 
-def conv_work(node: Node) -> conv_knobs.ConvWork:
+def conv_work(node: Node) -> conv_costs.ConvWork:
     """The convolution, as far as it is known when the model is compiled."""
     return _work(node, Sizes(), write=False)
 
@@ -108,13 +109,13 @@ def _window(node: Node, kernel: tuple[int, int], sizes: Sizes, *, write: bool) -
     )
 
 
-def _work(node: Node, sizes: Sizes, *, write: bool) -> conv_knobs.ConvWork:
+def _work(node: Node, sizes: Sizes, *, write: bool) -> conv_costs.ConvWork:
     out, inner, *kernel = node.present_operands[1].type.shape
     groups = node.attributes["groups"]
     assert isinstance(out, int) and isinstance(inner, int) and isinstance(groups, int)
     rows, columns = (1, *kernel) if len(kernel) == 1 else kernel
     assert isinstance(rows, int) and isinstance(columns, int)
-    return conv_knobs.ConvWork(
+    return conv_costs.ConvWork(
         groups=groups,
         inner=inner,
         out=out // groups,

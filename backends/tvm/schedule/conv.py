@@ -5,6 +5,7 @@ sums of a tile of `tile_o` channels and `vectors` vectors of neighbouring pixels
 while `K` runs, so that nothing is ever transposed: the image is read and written channel by channel
 as it lies. What a block of pixels reads is gathered once (`gather.py`), and stays in the caches
 while all channels pass over it; there the padding is zeros, and strides and dilations are gone.
+Windows of 3x3 may be gathered as Winograd's tiles (`winograd.py`), which takes fewer products.
 What is computed beyond the last pixel is thrown away; the last vector that is stored overlaps the
 one before it. If a single pixel is left over, channels take the place of pixels in the vector.
 """
@@ -21,10 +22,13 @@ from tvm.tirx import Buffer
 from tvm.tirx.script import builder as T
 
 from . import emit
-from .conv_knobs import MOST_PLACES, ConvKnobs, ConvWork, plane_room, plane_sizes
+from .conv_costs import MOST_PLACES, ConvWork, plane_room, plane_sizes, tile_places
+from .conv_knobs import ConvKnobs
 from .conv_planes import choose
+from .conv_sums import Sums
 from .emit import Dim
-from .gather import Panels, Planes, Shape, Source
+from .gather import Panels, Planes, Shape
+from .winograd import Tiles, Tiling, tile_window
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
@@ -53,30 +57,19 @@ def emit_conv(
     `pixel` is the offset in a channel of the result; `store` is called in a loop over the lanes of
     a vector of pixels, or for one pixel. An element may be stored twice, with the same value.
     """
-    conv = _Conv(batch, work, load, weight, store, machine.cores, emit.lanes_of(machine), knobs,
-                 plane_room(work, machine), parallel)  # fmt: skip
-    conv.run()
+    lanes = emit.lanes_of(machine)
+    _Conv(work, weight, lanes, knobs, batch, load, store, machine, parallel).run()
 
 
 @dataclass(frozen=True)
-class _Conv:
-    """What every part of one convolution needs to know."""
+class _Conv(Sums):
+    """The blocks of one convolution: panels, planes, or Winograd's tiles."""
 
     batch: Dim
-    work: ConvWork
     load: LoadImage
-    weight: Buffer
     store: StorePixel
-    cores: int
-    lanes: int
-    knobs: ConvKnobs
-    room: int  # elements of planes of a size that is known at run time only
+    machine: Machine
     parallel: bool
-
-    @property
-    def tiles(self) -> int:
-        """Tiles of channels of one group."""
-        return -(-self.work.out // self.knobs.tile_o)
 
     @property
     def shape(self) -> Shape:
@@ -96,12 +89,21 @@ class _Conv:
         rows, window = self.knobs.rows, self.work.window
         if not rows:
             self.blocks_of_pixels()
+        elif self.knobs.tile:
+            self.blocks_of_tiles()
         elif plane_sizes(window) is not None:
             self.tasks(emit.ceil_div(window.out[0], rows), partial(self.rows, rows, None))
         else:
-            then = choose(self.work, rows, self.room, self.lanes)
-            planes = partial(self.tasks, then.blocks, partial(self.rows, then.rows, self.room))
+            room = plane_room(self.work, self.machine)
+            then = choose(self.work, rows, room, self.lanes)
+            planes = partial(self.tasks, then.blocks, partial(self.rows, then.rows, room))
             emit.branch(then.pays, planes, self.blocks_of_pixels)
+
+    def blocks_of_tiles(self) -> None:
+        """Blocks of some rows of Winograd's tiles, or of a part of a row."""
+        most = tile_places(self.work, self.knobs.tile, self.machine)
+        tiles = Tiling.of(tile_window(self.work.window, self.knobs.tile), self.knobs.rows, most)
+        self.tasks(tiles.blocks, partial(self.tiled, tiles))
 
     def blocks_of_pixels(self) -> None:
         """Blocks of panels."""
@@ -129,13 +131,14 @@ class _Conv:
 
     def _parts(self, total: Expr) -> Dim:
         """In how many parts the channels are shared out: too few blocks leave threads idle."""
-        limit, known = min(self.cores, self.tiles), emit.static(total)
+        cores = self.machine.cores
+        limit, known = min(cores, self.tiles), emit.static(total)
         if limit == 1:
             return 1
         if known is None:
-            few = total < 4 * self.cores
+            few = total < 4 * cores
             return T.Bind(T.Select(few, emit.index(limit), emit.index(1)))
-        return limit if known < 8 * self.cores and known % self.cores else 1
+        return limit if known < 8 * cores and known % cores else 1
 
     def element(self, image: Expr, group: Expr, channel: Expr, y: Expr, x: Expr) -> Expr:
         """An element of the image, its channel counted within the group."""
@@ -157,9 +160,9 @@ class _Conv:
         source = Panels(shape, self.knobs.panels)
         source.gather(partial(self.element, image, group), first, count)
 
-        def write(o: Expr, read: Callable[[Expr], Expr]) -> None:
+        def write(o: Expr, sums: Buffer, start: Expr) -> None:
             def put(x: Expr) -> None:
-                self.store(image, o, first + x, read(x))
+                self.store(image, o, first + x, sums[start + x])
 
             _run(count, self.lanes, put)
 
@@ -187,133 +190,57 @@ class _Conv:
         count = emit.opaque((some - 1) * source.columns + width)
         known = emit.static(count)
 
-        def write(o: Expr, read: Callable[[Expr], Expr]) -> None:
+        def write(o: Expr, sums: Buffer, start: Expr) -> None:
             with emit.loop(some) as row:
                 pixel = T.Bind((first + row) * width)
-                place = T.Bind(row * source.columns)
+                place = T.Bind(start + row * source.columns)
 
                 def put(x: Expr) -> None:
-                    self.store(image, o, pixel + x, read(place + x))
+                    self.store(image, o, pixel + x, sums[place + x])
 
                 _run(self.work.window.out[1], self.lanes, put)
 
         most = MOST_PLACES if known is None else known
         self.tiles_over(source, group, low, high, count, most, write)
 
-    def tiles_over(
-        self,
-        source: Source,
-        group: Expr,
-        low: Expr,
-        high: Expr,
-        count: Dim,
-        most: int,
-        write: Callable[[Expr, Callable[[Expr], Expr]], None],
+    def tiled(
+        self, tiles: Tiling, image: Expr, group: Expr, low: Expr, high: Expr, block: Expr
     ) -> None:
-        """Let each tile of channels pass over all panels of the block, then store its results."""
-        tile_o, width = self.knobs.tile_o, source.shape.width
-        pitch = -(-most // width) * width + self.lanes
-        sums = T.alloc_buffer((tile_o * pitch,), "float32")
-        with emit.loop(high - low) as step:
-            number = T.Bind(low + step)
-            tile = T.Bind(group * self.tiles + number)
-            self.panels(source, tile, count, sums, pitch)
-            valid = emit.index(tile_o)
-            if self.work.out % tile_o:
-                valid = T.min(valid, self.work.out - number * tile_o)
-            with emit.loop(valid) as i:
-                o = T.Bind(group * self.work.out + number * tile_o + i)
-                start = T.Bind(i * pitch)
-                write(o, lambda x: sums[start + x])
+        """One block as Winograd's tiles."""
+        tile, lanes, window = self.knobs.tile, self.lanes, self.work.window
+        height, width = map(emit.index, window.out)
+        top, some, left, along = tiles.place(block)
+        source = Tiles(self.shape, tile, tiles)
+        places = source.places(some, along)
+        source.gather(partial(self.element, image, group), top, some, left, places)
+        pitch = -(-tiles.most // lanes) * lanes * tile
+        line = T.alloc_buffer((tile * pitch,), "float32")
+        wide = emit.minimum(emit.opaque(emit.index(along) * tile), width - left * tile)
 
-    def panels(self, source: Source, tile: Expr, count: Dim, sums: Buffer, pitch: int) -> None:
-        """Whole panels, then one that has as many vectors as pixels are left for."""
-        shape = source.shape
-        known, width = emit.static(count), shape.width
-        whole = emit.opaque(count // width)
-        if known is None or known >= width:
-            with emit.loop(whole) as panel:
-                self.depth(source, tile, panel, shape.vectors, sums, pitch)
-        if known is not None:
-            vectors = -(-(known % width) // self.lanes)
-            if vectors:
-                self.depth(source, tile, emit.index(known // width), vectors, sums, pitch)
-            return
-        rest = emit.index(emit.opaque(count - whole * width))
-        for vectors in range(1, shape.vectors + 1):
-            low, high = (vectors - 1) * self.lanes, vectors * self.lanes
-            needed = T.And(rest > low, rest <= high)
-            last = partial(self.depth, source, tile, whole, vectors, sums, pitch)
-            emit.branch_if(needed, last)
+        def write(o: Expr, sums: Buffer, start: Expr) -> None:
+            with emit.loop(some) as row:
+                place = T.Bind(start + row * source.columns)
+                with emit.loop(emit.ceil_div(along, lanes)) as vector:
 
-    def depth(
-        self, source: Source, tile: Expr, panel: Expr, vectors: int, sums: Buffer, pitch: int
-    ) -> None:
-        """Sum one tile over all of K, some steps at a time."""
-        some = max(1, self.knobs.panel_k // source.unit)
-        parts = -(-source.units // some)
-        unroll = min(self.knobs.unroll_k, source.units) if source.unit == 1 else 1
-        each = -(-source.units // (parts * unroll)) * unroll
-        parts = -(-source.units // each)
-        place = T.Bind(panel * source.shape.width)
-        add = partial(self.steps, source, tile, panel, vectors, sums, pitch, place)
-        add(emit.index(0), min(each, source.units), False)
-        if parts == 1:
-            return
-        with emit.loop(parts - 1) as part:
-            first = T.Bind((part + 1) * each)
-            count: Dim = each
-            if source.units % each:
-                count = T.Bind(T.min(source.units - first, emit.index(each)))
-            add(first, count, True)
+                    def keep(y: int, x: int, value: Expr) -> None:
+                        at = vector * (lanes * tile) + (x + y * pitch)
+                        emit.save(line, at, lanes, value)
 
-    def steps(
-        self,
-        source: Source,
-        tile: Expr,
-        panel: Expr,
-        vectors: int,
-        sums: Buffer,
-        pitch: int,
-        place: Expr,
-        first: Expr,
-        count: Dim,
-        add: bool,
-    ) -> None:
-        """Sum some steps in registers, then store them or add them to what is there."""
-        tile_o, lanes = self.knobs.tile_o, self.lanes
-        odd = source.shape.odd and vectors == source.shape.vectors
-        sets = 1 if vectors else min(self.knobs.unroll_k, source.units)
-        totals = emit.registers(tile_o * vectors, lanes)
-        emit.fill(totals, lanes, 0.0)
-        singles = emit.registers(sets if odd else 0, tile_o)
-        emit.fill(singles, tile_o, 0.0)
+                    source.results(sums, place + vector * lanes, keep)
+                for y in range(tile):
+                    down = T.Bind((top + row) * tile + y)
+                    pixel = T.Bind(down * width + left * tile)
 
-        def product(k: Expr, pixels: list[Expr], single: Expr | None, number: int) -> None:
-            for i in range(tile_o if vectors else 0):
-                left = T.Bind(emit.splat(self.weight[tile, k, i], lanes))
-                for v, right in enumerate(pixels):
-                    total = totals[i * vectors + v]
-                    emit.save(total, 0, lanes, emit.load(total, 0, lanes) + left * right)
-            if odd and single is not None:
-                total = singles[number % sets]
-                weights = self.weight[tile, k, emit.lanes_at(0, tile_o)]
-                value = emit.load(total, 0, tile_o) + emit.splat(single, tile_o) * weights
-                emit.save(total, 0, tile_o, value)
+                    def put(x: Expr, y: int = y, pixel: Expr = pixel) -> None:
+                        self.store(image, o, pixel + x, line[x + y * pitch])
 
-        source.sweep(panel, vectors, first, count, product)
-        for n, total in enumerate(totals):
-            at = place + (n // vectors * pitch + n % vectors * lanes)
-            value = emit.load(total, 0, lanes)
-            emit.save(sums, at, lanes, emit.load(sums, at, lanes) + value if add else value)
-        if odd:
-            for total in singles[1:]:
-                value = emit.load(singles[0], 0, tile_o) + emit.load(total, 0, tile_o)
-                emit.save(singles[0], 0, tile_o, value)
-            for i in range(tile_o):
-                at = place + (i * pitch + vectors * lanes)
-                value = singles[0][emit.index(i)]
-                T.buffer_store(sums, sums[at] + value if add else value, [at])
+                    inside = partial(_run, wide, lanes, put)
+                    if y and source.window.high[0] > window.high[0]:
+                        emit.branch_if(down < height, inside)
+                    else:
+                        inside()
+
+        self.tiles_over(source, group, low, high, places, source.pitch, write)
 
 
 def _split(value: Expr, size: Dim) -> tuple[Expr, Expr]:

@@ -1,56 +1,39 @@
-"""What a convolution is, how it is cut into pieces, and how its weight is packed for that."""
+"""How a convolution is cut into pieces, from the machine alone, and its weight packed for that."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import emit
+from .conv_costs import (
+    COPYING,
+    MOST_PLACES,
+    UNROLLING,
+    ConvWork,
+    best_rows,
+    cost_of,
+    cut,
+    filtered,
+    plane_sizes,
+    room_of,
+    tile_places,
+)
 from .knobs import Knobs, knob
-from .window import Window
+from .winograd import points, tile_window, transformed
 
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
-__all__ = [
-    "COPYING",
-    "MOST_PLACES",
-    "UNROLLING",
-    "ConvKnobs",
-    "ConvWork",
-    "default",
-    "fits",
-    "pack_weight",
-    "packed_shape",
-    "plane_room",
-    "plane_sizes",
-]
+__all__ = ["ConvKnobs", "default", "fits", "pack_weight", "packed_shape"]
 
-# Of a block: its sums, of one tile of channels, stay in the first cache.
-MOST_PIXELS = 384
-MOST_PLACES = 512  # the same with those between rows
-UNROLLING = 16  # channels of the result that cost as much as to unroll every window once
-COPYING = 2  # the same, to copy the rows once
-_MOST_ROWS = 56  # of a block of planes whose size is known at run time only
+MOST_PIXELS = 384  # of a block: its sums, of one tile of channels, stay in the first cache
+TILE = 2  # results in a row of one of Winograd's tiles
+_MOST_ROWS = 56  # of a block whose size is known at run time only
 _PAYS = 0.05  # of the time, that code for planes of such a size saves at best
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvWork:
-    """One convolution: channels of each group, and what a window reads."""
-
-    groups: int
-    inner: int  # channels that are summed, of one group
-    out: int  # channels of the result, of one group
-    window: Window
-
-    @property
-    def depth(self) -> int:
-        """Products that are summed for one element of the result."""
-        return self.inner * self.window.kernel[0] * self.window.kernel[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +55,9 @@ class ConvKnobs(Knobs):
     # rows of the result that one task gathers as planes; 0 for panels. Where sizes are known at
     # run time only these are the most, and there is code for panels too, if planes do not pay then
     rows: int = knob(0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 20, 28, 40, 56)
+    # results in a row and a column of Winograd's tiles, of which `rows` then counts the rows; 0 for
+    # windows as they are
+    tile: int = knob(0, 0, 2)
 
 
 def default(work: ConvWork, machine: Machine) -> ConvKnobs:
@@ -97,71 +83,74 @@ def default(work: ConvWork, machine: Machine) -> ConvKnobs:
         elif tile_o > 1 and pixels % lanes and pixels % (vectors * lanes + 1) == 0:
             odd = True
     width = vectors * lanes + odd
-    room = machine.l2_bytes // 2 // emit.FLOAT_BYTES
-    panels = max(1, min(room // (work.depth * width), MOST_PIXELS // width))
+    panels = max(1, min(room_of(machine) // (work.depth * width), MOST_PIXELS // width))
     if pixels is not None:
         count = -(-pixels // width)
         blocks = -(-count // panels)
         blocks = -(-blocks // machine.cores) * machine.cores if blocks > 1 else 1
         panels = -(-count // min(blocks, count))
-    return ConvKnobs(
+    knobs = ConvKnobs(
         tile_o=tile_o,
         vectors=vectors,
         odd=odd,
         panel_k=1024 if work.depth <= 1024 else 512,
         panels=panels,
-        rows=0 if odd else _plane_rows(work, lanes, room),
     )
+    return _cheapest(work, knobs, machine)
 
 
-def _plane_rows(work: ConvWork, lanes: int, room: int) -> int:
-    """Rows of a block of planes, or 0 if unrolled windows cost less.
+def _cheapest(work: ConvWork, knobs: ConvKnobs, machine: Machine) -> ConvKnobs:
+    """Unrolled windows, planes or Winograd's tiles: that of which `_cost` says least.
 
-    Planes compute the places between rows, whole vectors, and rows twice where blocks overlap;
-    and they copy what lies over the edge of a block. Unrolling copies every window, for which all
-    channels of the result pay once: measured, as much as 16 of them cost. If sizes are known at
-    run time only, `conv_planes.py` compares the same costs then, unless too little can come of it.
+    Where sizes are known at run time only, planes and unrolled windows are compared then, by the
+    same costs (`conv_planes.py`), unless too little can come of it. Tiles have a weight of their
+    own, so they are either taken for all sizes or for none.
     """
-    window = work.window
+    window, room = work.window, room_of(machine)
     if window.pointwise:
-        return 0
-    reach, unrolled = window.furthest, 1.0 + UNROLLING / work.out
-    sizes = plane_sizes(window)
-    if sizes is None:
-        possible = work.inner * window.planes * (1 + reach) * lanes <= room
-        return _MOST_ROWS if possible and (UNROLLING - COPYING) / work.out >= _PAYS else 0
-    height, out_width, columns = sizes
-
-    def cost(rows: int) -> float:
-        vectors = -(-((rows - 1) * columns + out_width) // lanes)
-        computed = vectors * lanes * -(-height // rows) / (height * out_width)
-        return computed + COPYING * (rows + reach) / rows / work.out
-
-    fits = [
-        rows
-        for rows in range(1, height + 1)
-        if rows * columns <= MOST_PLACES
-        and work.inner * window.planes * (rows + reach) * columns <= room
-    ]
-    best = min(fits, key=cost, default=0)
-    return best if best and cost(best) < unrolled else 0
-
-
-def plane_sizes(window: Window) -> tuple[int, int, int] | None:
-    """Rows and columns of the result and columns of a plane; `None` if one is not known yet."""
-    height, width = map(emit.static, window.out)
-    image = [emit.static(size) for size in window.image]
-    columns = emit.static(window.columns)
-    if height is None or width is None or columns is None or None in image:
-        return None
-    return height, width, columns
+        return knobs
+    tile = TILE if filtered(window) and tile_places(work, TILE, machine) else 0
+    if plane_sizes(window) is None:
+        if tile and cost_of(work, 1, 1, tile) < cost_of(work, tile**2, tile**2):
+            return replace(knobs, rows=_MOST_ROWS, tile=tile)
+        lanes = emit.lanes_of(machine)
+        possible = work.inner * window.planes * (1 + window.furthest) * lanes <= room
+        pays = possible and (UNROLLING - COPYING) / work.out >= _PAYS
+        return replace(knobs, rows=_MOST_ROWS) if pays else knobs
+    assert isinstance(window.pixels, int)
+    least: float = (work.out + UNROLLING) * work.depth * window.pixels
+    best = knobs
+    if not knobs.odd:  # planes have no odd pixel
+        cost, rows = best_rows(work, 0, machine)
+        if cost < least:
+            least, best = cost, replace(knobs, rows=rows, panels=ConvKnobs.panels)
+    if tile:
+        cost, rows = best_rows(work, tile, machine)
+        if cost < least:
+            some = cut(work, tile, rows, machine)
+            tile_o, vectors = _registers(work, -(-some.places // some.lanes), machine)
+            best = replace(knobs, tile_o=tile_o, vectors=vectors, odd=False, rows=rows, tile=tile)
+            best = replace(best, panels=ConvKnobs.panels)
+    return best
 
 
-def plane_room(work: ConvWork, machine: Machine) -> int:
-    """Elements that a block of planes may have, of whatever size it is at run time."""
-    window = work.window
-    most = work.inner * window.planes * (1 + window.furthest) * MOST_PLACES
-    return min(machine.l2_bytes // 2 // emit.FLOAT_BYTES, most)
+def _registers(work: ConvWork, vectors: int, machine: Machine) -> tuple[int, int]:
+    """The sums in registers that cover so many vectors of tiles in the fewest cycles.
+
+    A step takes half a cycle for a multiplication and for a load each, which go side by side.
+    """
+    shapes: tuple[tuple[int, int], ...] = ((8, 3), (6, 4), (12, 2), (14, 1))
+    if machine.vector_registers < 32:
+        shapes = ((4, 3), (6, 2), (3, 4), (8, 1))
+
+    def cost(shape: tuple[int, int]) -> float:
+        tile_o, wide = shape
+        parts = [wide] * (vectors // wide) + [vectors % wide] * bool(vectors % wide)
+        cycles = sum(max(tile_o * part, tile_o + part) for part in parts)
+        return cycles * -(-work.out // tile_o)
+
+    tile_o, wide = min(shapes, key=cost)
+    return tile_o, min(wide, vectors)
 
 
 def fits(work: ConvWork, machine: Machine, knobs: ConvKnobs) -> bool:
@@ -182,6 +171,8 @@ def fits(work: ConvWork, machine: Machine, knobs: ConvKnobs) -> bool:
         return False  # the single pixel of a part of a panel would lie behind the image
     most = machine.l2_bytes // emit.FLOAT_BYTES
     window, sizes = work.window, plane_sizes(work.window)
+    if knobs.tile:
+        return knobs.rows > 0 and not knobs.odd and _tiles_fit(work, machine, knobs)
     if not knobs.rows or sizes is None:
         planes = not knobs.odd and not window.pointwise
         return (not knobs.rows or planes) and (
@@ -194,15 +185,39 @@ def fits(work: ConvWork, machine: Machine, knobs: ConvKnobs) -> bool:
     return knobs.rows <= height and knobs.rows * columns <= MOST_PLACES <= most >= gathered
 
 
+def _tiles_fit(work: ConvWork, machine: Machine, knobs: ConvKnobs) -> bool:
+    """Whether the transformed tiles of a block fit into the second cache."""
+    if not filtered(work.window) or not tile_places(work, knobs.tile, machine):
+        return False
+    sizes = plane_sizes(tile_window(work.window, knobs.tile))
+    if sizes is None:
+        return True
+    some = cut(work, knobs.tile, knobs.rows, machine)
+    held = some.places * points(knobs.tile) * work.inner * emit.FLOAT_BYTES
+    return (
+        knobs.rows <= sizes[0]
+        and (some.parts == 1 or knobs.rows == 1)
+        and held <= machine.l2_bytes
+        and knobs.panels == ConvKnobs.panels
+    )
+
+
+def _packed_depth(work: ConvWork, knobs: ConvKnobs) -> int:
+    return points(knobs.tile) * work.inner if knobs.tile else work.depth
+
+
 def packed_shape(work: ConvWork, knobs: ConvKnobs) -> tuple[int, int, int]:
     """The shape of what `pack_weight` returns."""
-    return (work.groups * -(-work.out // knobs.tile_o), work.depth, knobs.tile_o)
+    tiles = work.groups * -(-work.out // knobs.tile_o)
+    return (tiles, _packed_depth(work, knobs), knobs.tile_o)
 
 
 def pack_weight(weight: NDArray[Any], work: ConvWork, knobs: ConvKnobs) -> NDArray[Any]:
     """Return `weight[O, C, kernel…]` as tiles `[groups * ceil(out / tile_o), K, tile_o]`."""
-    tiles = -(-work.out // knobs.tile_o)
-    padded = np.zeros((work.groups, tiles * knobs.tile_o, work.depth), weight.dtype)
-    padded[:, : work.out] = weight.reshape(work.groups, work.out, work.depth)
-    tiled = padded.reshape(work.groups * tiles, knobs.tile_o, work.depth)
+    tiles, depth = -(-work.out // knobs.tile_o), _packed_depth(work, knobs)
+    if knobs.tile:
+        weight = transformed(weight, knobs.tile)
+    padded = np.zeros((work.groups, tiles * knobs.tile_o, depth), weight.dtype)
+    padded[:, : work.out] = weight.reshape(work.groups, work.out, depth)
+    tiled = padded.reshape(work.groups * tiles, knobs.tile_o, depth)
     return np.ascontiguousarray(tiled.transpose(0, 2, 1))

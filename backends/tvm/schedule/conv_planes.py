@@ -8,7 +8,7 @@ from tvm.ir import Expr
 from tvm.tirx.script import builder as T
 
 from . import emit
-from .conv_knobs import COPYING, MOST_PLACES, UNROLLING, ConvWork
+from .conv_costs import COPYING, MOST_PLACES, UNROLLING, ConvWork
 
 __all__ = ["Choice", "choose"]
 

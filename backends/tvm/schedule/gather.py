@@ -49,10 +49,12 @@ class Shape:
 
 
 class Source:
-    """A gathered block: `units` steps, each of `unit` products a sum."""
+    """A gathered block: `units` steps, each of `unit` products a sum, once for each of `points`."""
 
-    def __init__(self, shape: Shape, units: int, unit: int) -> None:
-        self.shape, self.units, self.unit = shape, units, unit
+    def __init__(self, shape: Shape, units: int, unit: int, points: int = 1) -> None:
+        self.shape, self.units, self.unit, self.points = shape, units, unit, points
+        self.point: Expr = emit.index(0)  # which is swept now
+        self.apart = 0  # elements from the sums of one point to those of the next
 
     def sweep(self, panel: Expr, vectors: int, first: Expr, count: Dim, body: Body) -> None:
         """Call `body(k, pixels, single, number)` for the products of some steps, unrolled."""

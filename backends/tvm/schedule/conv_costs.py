@@ -1,0 +1,150 @@
+"""What a convolution is, and what each way to compute it costs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import emit
+from .window import Window
+from .winograd import TAPS, points, tile_window
+
+if TYPE_CHECKING:
+    from tunesmith.ir.target import Machine
+
+__all__ = [
+    "COPYING",
+    "MOST_PLACES",
+    "UNROLLING",
+    "ConvWork",
+    "Cut",
+    "best_rows",
+    "cost_of",
+    "cut",
+    "filtered",
+    "plane_room",
+    "plane_sizes",
+    "room_of",
+    "tile_places",
+]
+
+MOST_PLACES = 512  # of a block: its sums, of one tile of channels, stay in the first cache
+UNROLLING = 16  # channels of the result that cost as much as to unroll every window once
+COPYING = 2  # the same, to copy the rows once
+INTO, OUT_OF = 7, 9  # multiplications that it costs as much as to transform one point of a tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvWork:
+    """One convolution: channels of each group, and what a window reads."""
+
+    groups: int
+    inner: int  # channels that are summed, of one group
+    out: int  # channels of the result, of one group
+    window: Window
+
+    @property
+    def taps(self) -> int:
+        """Elements of a window in one channel."""
+        return self.window.kernel[0] * self.window.kernel[1]
+
+    @property
+    def depth(self) -> int:
+        """Products that are summed for one element of the result."""
+        return self.inner * self.taps
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How an image of known size is cut: places of a block, and how many there are of each."""
+
+    lanes: int
+    places: int  # of a block, with those between its rows
+    width: int  # elements, or tiles, of a row of a block
+    blocks: int  # from top to bottom
+    parts: int  # from left to right
+
+    @property
+    def computed(self) -> int:
+        """Places in whole vectors, of all blocks."""
+        return -(-self.places // self.lanes) * self.lanes * self.blocks * self.parts
+
+
+def cut(work: ConvWork, tile: int, rows: int, machine: Machine) -> Cut:
+    """Blocks of so many rows; a row of tiles that does not fit into one is cut into even parts."""
+    sizes = plane_sizes(tile_window(work.window, tile) if tile else work.window)
+    assert sizes is not None
+    height, width, columns = sizes
+    parts = max(1, -(-width // tile_places(work, tile, machine))) if tile else 1
+    each = -(-width // parts)
+    places = (rows - 1) * columns + each
+    return Cut(emit.lanes_of(machine), places, each, -(-height // rows), parts)
+
+
+def best_rows(work: ConvWork, tile: int, machine: Machine) -> tuple[float, int]:
+    """The least cost of planes, or of tiles, and the rows of a block; infinite if none fits."""
+    window = tile_window(work.window, tile) if tile else work.window
+    sizes = plane_sizes(window)
+    assert sizes is not None
+    height, _, columns = sizes
+    room = tile_places(work, tile, machine) if tile else room_of(machine)
+    best = (math.inf, 0)
+    for rows in range(1, height + 1):
+        some = cut(work, tile, rows, machine)
+        held = some.places if tile else work.inner * window.planes * columns
+        held = held if tile else held * (rows + window.furthest)
+        if held > room or (rows * columns > MOST_PLACES and not tile):
+            break
+        copied = some.blocks * some.parts * (rows + window.furthest) * some.width * some.parts
+        best = min(best, (cost_of(work, some.computed, copied, tile), rows))
+    return best
+
+
+def cost_of(work: ConvWork, places: int, copied: int, tile: int = 0) -> float:
+    """Multiplications that take as long as computing and copying so many places.
+
+    Planes compute the places between rows, whole vectors, and rows twice where blocks overlap;
+    and they copy what lies over the edge of a block. Unrolling copies every window, for which all
+    channels of the result pay once: measured, as much as 16 of them cost. Tiles multiply less and
+    transform what they read and what they give; a place is a whole tile then.
+    """
+    if not tile:
+        return (places * work.out + COPYING * copied) * work.depth
+    each = work.inner * work.out + INTO * work.inner + OUT_OF * work.out
+    return places * points(tile) * each + COPYING * copied * tile**2 * work.depth
+
+
+def filtered(window: Window) -> bool:
+    """Whether Winograd's tiles can stand for the window."""
+    plain = window.strides == (1, 1) and window.dilations == (1, 1)
+    return plain and window.kernel == (TAPS, TAPS)
+
+
+def tile_places(work: ConvWork, tile: int, machine: Machine) -> int:
+    """Winograd's tiles of a block at most: transformed they fill half of the second cache."""
+    lanes = emit.lanes_of(machine)
+    most = room_of(machine) // (work.inner * points(tile))
+    return min(most, MOST_PLACES) // lanes * lanes
+
+
+def room_of(machine: Machine) -> int:
+    """Elements that a block gathers at most: half of the second cache."""
+    return machine.l2_bytes // 2 // emit.FLOAT_BYTES
+
+
+def plane_sizes(window: Window) -> tuple[int, int, int] | None:
+    """Rows and columns of the result and columns of a plane; `None` if one is not known yet."""
+    height, width = map(emit.static, window.out)
+    image = [emit.static(size) for size in window.image]
+    columns = emit.static(window.columns)
+    if height is None or width is None or columns is None or None in image:
+        return None
+    return height, width, columns
+
+
+def plane_room(work: ConvWork, machine: Machine) -> int:
+    """Elements that a block of planes may have, of whatever size it is at run time."""
+    window = work.window
+    most = work.inner * window.planes * (1 + window.furthest) * MOST_PLACES
+    return min(room_of(machine), most)
