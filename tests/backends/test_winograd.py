@@ -25,7 +25,6 @@ CASES = {
     "several blocks": Conv("1, 48, 30, 66", 32, (3, 3), 48, low=PAD, high=PAD, behind=CLIP),
     "groups": Conv("1, 64, 14, 14", 68, (3, 3), 32, low=PAD, high=PAD, groups=2),
     "four vectors of tiles": Conv("1, 64, 14, 14", 64, (3, 3), 64, low=PAD, high=PAD),
-    "nothing": Conv("1, 64, 2, 0", 64, (3, 3), 64, low=(2, 1), high=(0, 1)),
     "rows in parts": Conv("1, 128, 6, 300", 64, (3, 3), 128, low=PAD, high=PAD),
     "any batch": Conv("N, 32, 15, 17", 32, (3, 3), 32, low=PAD, high=PAD),
 }
