@@ -83,6 +83,15 @@ STATIC = {
     "groups": Conv("1, 32, 9, 9", 24, (3, 3), 8, low=PAD, high=PAD, groups=4),
     "depthwise 3x3": Conv("2, 3, 17, 33", 3, (3, 3), 1, low=PAD, high=PAD, groups=3, behind=CLIP),
     "depthwise 5x5, stride 2": Conv("1, 4, 15, 14", 4, (5, 5), 1, (2, 2), (2, 2), (2, 2), groups=4),
+    "depthwise 7x7": Conv("1, 3, 13, 35", 3, (7, 7), 1, low=(3, 3), high=(3, 3), groups=3),
+    "depthwise 7x7, two vectors": Conv("1, 2, 17, 64", 2, (7, 7), 1, low=(3, 2), groups=2),
+    "depthwise 6x4, stride 3x2": Conv("1, 2, 31, 70", 2, (6, 4), 1, (3, 2), (1, 1), groups=2),
+    "depthwise 5x5, dilated": Conv(
+        "1, 2, 19, 40", 2, (5, 5), 1, (1, 1), (2, 4), (2, 4), (2, 2), groups=2
+    ),
+    "depthwise 5x5, dilated, stride 2": Conv(
+        "1, 2, 19, 40", 2, (5, 5), 1, (2, 2), (2, 4), (2, 4), (3, 3), groups=2
+    ),
     "depthwise over 7x7": Conv("1, 17, 7, 7", 17, (3, 3), 1, low=PAD, high=PAD, groups=17),
     "depthwise 1x7": Conv("1, 12, 3, 40", 12, (1, 7), 1, low=(0, 3), high=(0, 3), groups=12),
     "two results a channel": Conv("1, 3, 9, 20", 6, (3, 3), 1, dilations=(2, 1), groups=3),
@@ -93,6 +102,8 @@ SYMBOLIC = {
     "3x3": Conv("N, 3, H, W", 16, (3, 3), 3, low=PAD, high=PAD),
     "3x3, stride 2": Conv("N, 3, H, W", 8, (3, 3), 3, (2, 2), PAD, PAD),
     "depthwise": Conv("N, 4, H, W", 4, (3, 3), 1, low=PAD, high=PAD, groups=4),
+    "depthwise 7x7": Conv("N, 2, H, W", 2, (7, 7), 1, low=(3, 3), high=(3, 3), groups=2),
+    "depthwise 5x5, stride 2": Conv("N, 2, H, W", 2, (5, 5), 1, (2, 2), (2, 2), (2, 2), groups=2),
     "depthwise, stride 2": Conv("N, 4, H, W", 4, (3, 3), 1, (2, 2), PAD, PAD, groups=4),
 }
 

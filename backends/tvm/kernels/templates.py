@@ -68,11 +68,11 @@ def template_of(group: Group, machine: Machine) -> Template | None:
     if group.kind == "conv" and not is_depthwise(node):
         conv = conv_work(node)
         fits = partial(conv_knobs.fits, conv, machine)
-        return _template("conv", 1, conv, conv_knobs.default(conv, machine), fits)
+        return _template("conv", 2, conv, conv_knobs.default(conv, machine), fits)
     if group.kind in ("conv", "pool"):
         window = conv_work(node).window if group.kind == "conv" else pool_window(node)
         fits = partial(depthwise.fits, window, machine)
-        return _template("planes", 1, window, depthwise.default(window, machine), fits)
+        return _template("planes", 2, window, depthwise.default(window, machine), fits)
     if group.kind == "attention":
         work = attention_work(node)
         fits = partial(attention.fits, work, machine)
