@@ -19,7 +19,7 @@ from tests.conformance.suite import Array, Value
 if TYPE_CHECKING:
     from tunesmith.onnx_backend import Model
 
-__all__ = ["ENGINES", "Engine", "Refused", "deciding", "one_line"]
+__all__ = ["ENGINES", "Engine", "Refused", "Run", "Stages", "deciding", "one_line"]
 
 Run = Callable[[Sequence[Value]], list[Value]]
 Stages = MutableMapping[str, float]

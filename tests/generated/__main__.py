@@ -7,24 +7,37 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from tests.conformance.child import DEADLINE
-from tests.conformance.engines import ENGINES
+from tests.conformance.engines import ENGINES as SUITE
+from tests.conformance.engines import Engine
 from tests.conformance.suite import Case
 from tests.generated.answers import answers
 from tests.generated.corpus import KEPT, keep, read, seeds
 from tests.generated.report import write_report
-from tests.generated.vote import BAD, COLUMNS, Answer, Verdict, vote
+from tests.generated.rewrites import Rewritten
+from tests.generated.vote import BAD, COLUMNS, Answer, Verdict, differs, vote
 
-__all__ = ["OURS", "VOTERS", "judge_all", "main"]
+__all__ = ["ENGINES", "OURS", "VOTERS", "compare_rewritten", "judge_all", "main"]
+
+
+def _rewritten(name: str) -> Engine:
+    return Rewritten(SUITE[name]())
+
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-OURS = ("tunesmith-O0", "tunesmith-O3", "interpreter")
-JUDGED = (*OURS, "onnxruntime")
+REWRITTEN = {f"{name}-rewritten": name for name in ("tunesmith-O3", "onnxruntime")}
+ENGINES: dict[str, Callable[[], Engine]] = {
+    **SUITE,
+    **{name: partial(_rewritten, plain) for name, plain in REWRITTEN.items()},
+}
+OURS = ("tunesmith-O0", "tunesmith-O3", "tunesmith-O3-rewritten", "interpreter")
+JUDGED = (*OURS, "onnxruntime", "onnxruntime-rewritten")
 VOTERS = ("reference", "onnxruntime-plain")
 
 
@@ -55,22 +68,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     names = chosen.engines.split(",")
     found = {
-        name: _all_answers(name, cases, chosen.jobs, chosen.deadline)
-        for name in dict.fromkeys([*VOTERS, *names])
-    }
-    verdicts = {name: judge_all(cases, found[name], found) for name in names}
+        name: _all_answers(name, cases, chosen.jobs, chosen.deadline) for name in VOTERS
+    }  # fmt: skip
+    verdicts: dict[str, dict[str, Verdict]] = {}
     bad = 0
-    for name, rows in verdicts.items():
-        counts = Counter(row.column for row in rows.values())
-        told = "  ".join(f"{column} {counts[column]}" for column in COLUMNS)
-        print(f"{ENGINES[name]().title}: {told}")
-        if name in OURS:
-            bad += sum(counts[column] for column in BAD)
-            for seed, row in rows.items():
-                if row.column in (*BAD, "disputed"):
-                    print(f"{row.column} {name} {seed}: {row.reason}", file=sys.stderr)
+    for name in names:
+        if name not in found:
+            found[name] = _all_answers(name, cases, chosen.jobs, chosen.deadline)
+        verdicts[name] = judge_all(cases, found[name], found)
+        bad += _tell(name, verdicts[name])
+    same = {
+        name: compare_rewritten(cases, found[name], found[plain])
+        for name, plain in REWRITTEN.items() if name in found and plain in found
+    }  # fmt: skip
+    for name, unlike in same.items():
+        for seed, reason in unlike.items():
+            if reason and name in OURS:
+                bad += 1
+                print(f"unlike before {name} {seed}: {reason}", file=sys.stderr)
     if chosen.write:
-        write_report(DOCS, {n: (ENGINES[n]().title, rows) for n, rows in verdicts.items()}, OURS)
+        titles = {name: ENGINES[name]().title for name in names}
+        write_report(DOCS, {n: (titles[n], rows) for n, rows in verdicts.items()}, same, OURS)
     return 1 if bad else 0
 
 
@@ -85,6 +103,31 @@ def judge_all(
         oracle = [np.asarray(y) for y in wanted]
         verdicts[case.name] = vote(ours[case.name], oracle, others, case.rtol, case.atol)
     return verdicts
+
+
+def _tell(name: str, rows: Mapping[str, Verdict]) -> int:
+    """Say how an engine did; how many answers of ours must not be."""
+    counts = Counter(row.column for row in rows.values())
+    print(f"{ENGINES[name]().title}: ", "  ".join(f"{c} {counts[c]}" for c in COLUMNS), flush=True)
+    if name not in OURS:
+        return 0
+    for seed, row in rows.items():
+        if row.column in (*BAD, "disputed"):
+            print(f"{row.column} {name} {seed}: {row.reason}", file=sys.stderr)
+    return sum(counts[column] for column in BAD)
+
+
+def compare_rewritten(
+    cases: Sequence[Case], after: Mapping[str, Answer], before: Mapping[str, Answer]
+) -> dict[str, str]:
+    """What a rewritten model gives otherwise than the plain one, or nothing, where both ran."""
+    return {
+        case.name: differs(
+            after[case.name].outputs, before[case.name].outputs, case.rtol, case.atol
+        )
+        for case in cases
+        if after[case.name].column == before[case.name].column == "ran"
+    }
 
 
 def _all_answers(name: str, cases: Sequence[Case], jobs: int, deadline: float) -> dict[str, Answer]:

@@ -43,15 +43,26 @@ optimizations off, which speaks for ONNX Runtime more often than a stranger woul
 `not finite` counts the models for which PyTorch gives NaN or infinity somewhere; they are in the
 other columns too."""
 
+_REWRITES = """\
+Three rewrites at random places of each model, which change nothing that it computes (after Zhou et
+al., 2024): `x - 0`, `x` split and joined, padded and cut, transposed, cast, reshaped or negated and
+back, `Gemm` as `MatMul` and `Add`, and others; `tests/generated/rewrites.py` has them all. Held
+against what the same engine gives for the model as it was, where it takes both."""
+
 Found = Mapping[str, tuple[str, Mapping[str, Verdict]]]
+Same = Mapping[str, Mapping[str, str]]
 
 
-def write_report(folder: Path, found: Found, ours: Sequence[str]) -> None:
-    """Write both files; `found` holds the title and the verdicts of each engine by its key."""
+def write_report(folder: Path, found: Found, same: Same, ours: Sequence[str]) -> None:
+    """Write both files.
+
+    `found` holds the title and the verdicts of each engine by its key, `same` what differs from
+    before by the key of an engine that was given rewritten models.
+    """
     versions = {name: metadata.version(name) for name in PACKAGES}
     lines = (line for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line)
     versions |= dict(line.split("==") for line in lines if not line.startswith("#"))
-    (folder / "generated.md").write_text(render(versions, found, ours), encoding="utf-8")
+    (folder / "generated.md").write_text(render(versions, found, same, ours), encoding="utf-8")
     seeds = sorted({seed for _, rows in found.values() for seed in rows}, key=int)
     rows = ",\n".join(
         f"  {json.dumps(seed)}: " + json.dumps({
@@ -66,7 +77,7 @@ def write_report(folder: Path, found: Found, ours: Sequence[str]) -> None:
     (folder / "generated.json").write_text(text, encoding="utf-8")
 
 
-def render(versions: Mapping[str, str], found: Found, ours: Sequence[str]) -> str:
+def render(versions: Mapping[str, str], found: Found, same: Same, ours: Sequence[str]) -> str:
     """The tables."""
     parts = [
         "# Generated models",
@@ -76,6 +87,9 @@ def render(versions: Mapping[str, str], found: Found, ours: Sequence[str]) -> st
         "\n".join(_reasons(found, ours, ("unsupported",))),
         "## What else does not pass",
         "\n".join(_cases(found, ours)),
+        "## Rewritten models",
+        _REWRITES,
+        "\n".join(_rewritten(found, same)),
         "## How it is counted",
         _METHOD,
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
@@ -128,6 +142,15 @@ def _cases(found: Found, ours: Sequence[str]) -> Iterator[str]:
         groups.items(), key=lambda item: (-place[item[0][1]], int(item[0][0]))
     ):
         yield f"| {seed} | {column} | {', '.join(keys)} | {_cell(reason)} |"
+
+
+def _rewritten(found: Found, same: Same) -> Iterator[str]:
+    yield "| engine | models | as before | otherwise |"
+    yield "|---|---:|---:|---|"
+    for key, rows in same.items():
+        unlike = [seed for seed, reason in rows.items() if reason]
+        told = ", ".join(unlike) or "none"
+        yield f"| {found[key][0]} | {len(rows):,} | {len(rows) - len(unlike):,} | {told} |"
 
 
 def _cell(text: str) -> str:
