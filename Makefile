@@ -99,8 +99,8 @@ $(VENV)/.nnsmith: $(VENV)/.made tests/generated/requirements.txt constraints.txt
 	@touch $@
 
 generated: $(VENV)/.test $(VENV)/.nnsmith
-	$(VENV)/nnsmith/bin/python tests/generated/generate.py out/generated --seeds 0 $(MODELS)
-	$(BIN)/python -m tests.generated out/generated --least $$(( $(MODELS) * 9 / 10 )) \
+	$(VENV)/nnsmith/bin/python tests/generated/generate.py out/generated --models $(MODELS)
+	$(BIN)/python -m tests.generated out/generated --least $(MODELS) \
 	  --jobs $(JOBS) --write
 
 $(VENV)/.peers: $(VENV)/.test

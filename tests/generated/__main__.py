@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 }
 OURS = ("tunesmith-O0", "tunesmith-O3", "tunesmith-O3-rewritten", "interpreter")
 JUDGED = (*OURS, "onnxruntime", "onnxruntime-rewritten")
+CHUNK = 100  # models after which the report is written
 VOTERS = ("reference", "onnxruntime-plain")
 
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engines", default=",".join(JUDGED), help="with commas between them")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="models at a time")
     add("--deadline", type=float, default=DEADLINE, metavar="SECONDS", help="for one model")
+    add("--rewritten", type=int, default=200, metavar="SEED", help="rewrite those below it")
     add("--least", type=int, default=1, help="fewer models than that are an error")
     add("--write", action="store_true", help="write docs/generated.md and .json")
     add("--keep", type=int, metavar="N", help="keep N small ones for the tests, and run nothing")
@@ -66,55 +68,89 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {len(cases)} models in `{chosen.folder}`, not {chosen.least}",
               "hint: `make generated` has them written", sep="\n", file=sys.stderr)  # fmt: skip
         return 1
-    names = chosen.engines.split(",")
-    found = {
-        name: _all_answers(name, cases, chosen.jobs, chosen.deadline) for name in VOTERS
-    }  # fmt: skip
-    verdicts: dict[str, dict[str, Verdict]] = {}
-    bad = 0
-    for name in names:
-        if name not in found:
-            found[name] = _all_answers(name, cases, chosen.jobs, chosen.deadline)
-        verdicts[name] = judge_all(cases, found[name], found)
-        bad += _tell(name, verdicts[name])
-    same = {
-        name: compare_rewritten(cases, found[name], found[plain])
-        for name, plain in REWRITTEN.items() if name in found and plain in found
-    }  # fmt: skip
-    for name, unlike in same.items():
+    run = Run(chosen.engines.split(","), chosen.jobs, chosen.deadline)
+    for number, at in enumerate(range(0, len(cases), CHUNK), 1):
+        plain = cases[at : at + CHUNK]
+        run.go_on(plain, [case for case in plain if int(case.name) < chosen.rewritten])
+        print(f"{min(number * CHUNK, len(cases))}/{len(cases)}", file=sys.stderr)
+        if chosen.write:
+            write_report(DOCS, run.titled(), run.unlike, OURS)
+    for name, rows in run.verdicts.items():
+        counts = Counter(row.column for row in rows.values())
+        print(f"{ENGINES[name]().title}: ", "  ".join(f"{c} {counts[c]}" for c in COLUMNS))
+    return 1 if run.bad else 0
+
+
+@dataclass
+class Run:
+    """What was found so far."""
+
+    engines: Sequence[str]
+    jobs: int
+    deadline: float
+    verdicts: dict[str, dict[str, Verdict]] = field(default_factory=dict)
+    unlike: dict[str, dict[str, str]] = field(default_factory=dict)
+    bad: int = 0
+
+    def go_on(self, cases: Sequence[Case], some: Sequence[Case]) -> None:
+        """Some more models over each engine; of these `some` rewritten."""
+        found = {name: self._ask(name, some if name in REWRITTEN else cases)
+                 for name in self.engines}  # fmt: skip
+        doubted = [case for case in cases if any(_doubtful(case, y) for y in found.values())]
+        voices = {name: self._ask(name, doubted) for name in VOTERS}
+        for name, answered in found.items():
+            rows = judge_all([c for c in cases if c.name in answered], answered, voices)
+            self._enter(name, rows)
+            if name in REWRITTEN and REWRITTEN[name] in found:
+                self._compare(name, compare_rewritten(some, answered, found[REWRITTEN[name]]))
+
+    def titled(self) -> dict[str, tuple[str, dict[str, Verdict]]]:
+        """The verdicts, with how the engines are called."""
+        return {name: (ENGINES[name]().title, rows) for name, rows in self.verdicts.items()}
+
+    def _enter(self, name: str, rows: Mapping[str, Verdict]) -> None:
+        self.verdicts.setdefault(name, {}).update(rows)
+        for seed, row in rows.items():
+            if name in OURS and row.column in (*BAD, "disputed"):
+                self.bad += row.column in BAD
+                print(f"{row.column} {name} {seed}: {row.reason}", file=sys.stderr)
+
+    def _compare(self, name: str, unlike: Mapping[str, str]) -> None:
+        self.unlike.setdefault(name, {}).update(unlike)
         for seed, reason in unlike.items():
-            if reason and name in OURS:
-                bad += 1
-                print(f"unlike before {name} {seed}: {reason}", file=sys.stderr)
-    if chosen.write:
-        titles = {name: ENGINES[name]().title for name in names}
-        write_report(DOCS, {n: (titles[n], rows) for n, rows in verdicts.items()}, same, OURS)
-    return 1 if bad else 0
+            if name in OURS and reason:
+                self.bad += 1
+                print(f"unlike before: {name} {seed}: {reason}", file=sys.stderr)
+
+    def _ask(self, name: str, cases: Sequence[Case]) -> dict[str, Answer]:
+        engine = ENGINES[name]()
+        engine.warm()
+        return dict(answers(cases, engine, jobs=self.jobs, deadline=self.deadline))
+
+
+def _doubtful(case: Case, answered: Mapping[str, Answer]) -> bool:
+    """Whether there is something to vote about."""
+    nobody = {voter: {case.name: Answer("unsupported")} for voter in VOTERS}
+    return case.name in answered and bool(
+        judge_all([case], answered, nobody)[case.name].column in ("disputed", "inside")
+    )
 
 
 def judge_all(
     cases: Sequence[Case], ours: Mapping[str, Answer], found: Mapping[str, Mapping[str, Answer]]
 ) -> dict[str, Verdict]:
-    """The verdicts about one engine; `found` holds the answers of the voters, by their names."""
+    """The verdicts about one engine; `found` holds the answers of the voters, by their names.
+
+    A voter that was not asked about a model has no voice.
+    """
     verdicts = {}
     for case in cases:
         ((_, wanted),) = case.data_sets()
-        others = {voter: found[voter][case.name] for voter in VOTERS}
+        silent = Answer("unsupported", (), "nobody asked")
+        others = {voter: found[voter].get(case.name, silent) for voter in VOTERS}
         oracle = [np.asarray(y) for y in wanted]
         verdicts[case.name] = vote(ours[case.name], oracle, others, case.rtol, case.atol)
     return verdicts
-
-
-def _tell(name: str, rows: Mapping[str, Verdict]) -> int:
-    """Say how an engine did; how many answers of ours must not be."""
-    counts = Counter(row.column for row in rows.values())
-    print(f"{ENGINES[name]().title}: ", "  ".join(f"{c} {counts[c]}" for c in COLUMNS), flush=True)
-    if name not in OURS:
-        return 0
-    for seed, row in rows.items():
-        if row.column in (*BAD, "disputed"):
-            print(f"{row.column} {name} {seed}: {row.reason}", file=sys.stderr)
-    return sum(counts[column] for column in BAD)
 
 
 def compare_rewritten(
@@ -128,19 +164,6 @@ def compare_rewritten(
         for case in cases
         if after[case.name].column == before[case.name].column == "ran"
     }
-
-
-def _all_answers(name: str, cases: Sequence[Case], jobs: int, deadline: float) -> dict[str, Answer]:
-    engine = ENGINES[name]()
-    engine.warm()
-    start = time.perf_counter()
-    found: dict[str, Answer] = {}
-    for seed, answer in answers(cases, engine, jobs=jobs, deadline=deadline):
-        found[seed] = answer
-        if len(found) % 100 == 0:
-            print(f"{name}: {len(found)}/{len(cases)}", file=sys.stderr)
-    print(f"{name}: {len(found)} in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    return found
 
 
 if __name__ == "__main__":

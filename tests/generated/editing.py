@@ -28,7 +28,8 @@ class Place:
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """The element type as NumPy's."""
-        return np.dtype(helper.tensor_dtype_to_np_dtype(self.type))
+        found: np.dtype[np.generic] = helper.tensor_dtype_to_np_dtype(self.type)
+        return found
 
     @property
     def rank(self) -> int:
@@ -48,7 +49,7 @@ class Place:
     @property
     def number(self) -> bool:
         """Whether elements are no flags."""
-        return self.type != TensorProto.BOOL
+        return bool(self.type != TensorProto.BOOL)
 
 
 class Editing:
@@ -78,7 +79,8 @@ class Editing:
     @property
     def nodes(self) -> Sequence[NodeProto]:
         """The nodes, in order."""
-        return self.model.graph.node
+        found: Sequence[NodeProto] = self.model.graph.node
+        return found
 
     def fresh(self) -> str:
         """A name that nobody has."""

@@ -1,9 +1,10 @@
-"""Random models by nnsmith, in its own environment: `python generate.py FOLDER --seeds 0 1000`.
+"""Random models by nnsmith, in its own environment: `python generate.py FOLDER --models 1000`.
 
-For each seed `FOLDER/SEED.onnx` is a valid model and `FOLDER/SEED.npz` its inputs and what PyTorch
-gives for them, by the keys `in:NAME` and `out:NAME`. nnsmith (Liu et al., 2023, "NNSmith:
-Generating Diverse and Valid Test Cases for Deep Learning Compilers") solves for shapes and
-attributes with z3, and searches inputs that keep all numbers finite.
+Seeds go up from 0 until there are so many models; a few seeds have none. `FOLDER/SEED.onnx` is a
+valid model, `FOLDER/SEED.npz` has its inputs and what PyTorch gives for them, by the keys `in:NAME`
+and `out:NAME`. nnsmith (Liu et al., 2023, "NNSmith: Generating Diverse and Valid Test Cases for
+Deep Learning Compilers") solves for shapes and attributes with z3, and searches inputs that keep
+all numbers finite.
 
 This file imports nothing of the project: nnsmith needs versions of other packages that the project
 does not. What nnsmith keeps for itself (a pickled oracle, its self-test) stays in the folder.
@@ -25,6 +26,7 @@ from typing import Any
 NODES = 8  # operators of a model
 ELEMENTS = 4096  # of one tensor
 SOLVER = 10_000  # milliseconds for one model; a solution that takes longer is none
+MOST_FAILURES = 20  # more than there are models: then something is wrong with nnsmith
 FIXED_ADDRESSES = 0x0040000  # ADDR_NO_RANDOMIZE of Linux
 
 
@@ -128,23 +130,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write what is not there yet; seeds for which there is no model are told, and stay out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, nargs=2, default=(0, 1000), metavar=("FROM", "TO"))
+    parser.add_argument("--models", type=int, default=1000)
     chosen = parser.parse_args(arguments)
     _settle()
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    start, count, failed = time.perf_counter(), 0, 0
+    start = time.perf_counter()
     if not alone(lambda: _nnsmith(chosen.folder)):  # runs its self-test, the first time
         return 1
     tool = _nnsmith(chosen.folder)
-    for seed in range(*chosen.seeds):
+    seed = found = failed = 0
+    while found < chosen.models:
         if (chosen.folder / f"{seed}.onnx").is_file():
-            continue
-        if alone(functools.partial(write, tool, seed, chosen.folder)):
-            count += 1
+            found += 1
+        elif alone(functools.partial(write, tool, seed, chosen.folder)):
+            found += 1
         else:
             failed += 1
             print(f"{seed}: no model", file=sys.stderr)
-    print(f"{count} models, {failed} seeds without, in {time.perf_counter() - start:.0f} s")
+            if failed > MOST_FAILURES + found:
+                return 1
+        seed += 1
+    print(f"{found} models, {failed} seeds without, in {time.perf_counter() - start:.0f} s")
     return 0
 
 

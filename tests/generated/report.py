@@ -27,7 +27,8 @@ Each model runs over each engine in a forked child with a deadline of 60 s, on o
 are equal if their number, shapes and element types are, integers exactly, floats within rtol
 {RTOL:g} and atol {ATOL:g}, NaN and infinities in their places. Three voters know the answer:
 PyTorch, from which the model was exported (the oracle), ONNX's reference, and ONNX Runtime with all
-optimizations off, which speaks for ONNX Runtime more often than a stranger would.
+optimizations off, which speaks for ONNX Runtime more often than a stranger would. They are asked
+where an engine differs from the oracle.
 
 | column | what it means |
 |---|---|
@@ -67,7 +68,7 @@ def write_report(folder: Path, found: Found, same: Same, ours: Sequence[str]) ->
     rows = ",\n".join(
         f"  {json.dumps(seed)}: " + json.dumps({
             key: [rows[seed].column, rows[seed].reason] for key, (_, rows) in found.items()
-            if rows[seed].column != "pass"
+            if seed in rows and rows[seed].column != "pass"
         })
         for seed in seeds
     )  # fmt: skip

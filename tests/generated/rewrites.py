@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from tests.conformance.engines import Engine, Run, Stages
 from tests.generated.editing import Editing, Place
 
-__all__ = ["NODES", "VALUES", "Rewritten", "rewritten"]
+__all__ = ["NODES", "VALUES", "Rewritten", "apply", "rewritten"]
 
 # A rule adds nodes and names the value that is equal, or is not for this place and says nothing.
 ValueRule = Callable[[Editing, Place], str | None]
@@ -329,10 +329,11 @@ def _bias_apart(e: Editing, node: NodeProto) -> str | None:
     plain = NodeProto()
     plain.CopyFrom(node)
     del plain.input[2]
-    plain.output[0] = e.fresh()
+    result = e.fresh()
+    plain.output[0] = result
     e.added.append(plain)
     shape = e.constant([1, -1] + [1] * (x.rank - 2))
-    return e.call("Add", plain.output[0], e.call("Reshape", node.input[2], shape))
+    return e.call("Add", result, e.call("Reshape", node.input[2], shape))
 
 
 def _padded_before(e: Editing, node: NodeProto) -> str | None:
@@ -416,14 +417,11 @@ def _one(edit: Editing) -> str | None:
             return None
         name, rule = fitting[edit.choose(len(fitting))]
         result = rule(edit, node)
-        if result is not None:
-            edit.put_instead(node, result)
-        return None if result is None else name
-    read = {name for node in edit.nodes for name in node.input}
-    read |= {value.name for value in edit.model.graph.output}
-    places = [place for name, place in edit.places.items() if name in read]
-    # Only what a model computes from its inputs: forms of constants are folded, whatever they are.
-    places = [place for place in places if place.name not in _constants(edit)]
+        if result is None:
+            return None
+        edit.put_instead(node, result)
+        return name
+    places = _places(edit)
     if not places:
         return None
     place = places[edit.choose(len(places))]
@@ -434,6 +432,37 @@ def _one(edit: Editing) -> str | None:
         return None
     edit.put_behind(place, equal)
     return name
+
+
+def apply(edit: Editing, name: str) -> bool:
+    """Put one rewrite where it applies, at the first such place; whether there is one."""
+    if name in VALUES:
+        for place in _places(edit):
+            result = VALUES[name](edit, place)
+            if result is not None:
+                edit.put_behind(place, result)
+                return True
+            edit.forget()
+        return False
+    types, rule = NODES[name]
+    for node in edit.nodes:
+        result = rule(edit, node) if node.op_type in types else None
+        if result is not None:
+            edit.put_instead(node, result)
+            return True
+        edit.forget()
+    return False
+
+
+def _places(edit: Editing) -> list[Place]:
+    """What somebody reads and the inputs go into: forms of constants are folded, whatever they are.
+
+    In the order of the graph.
+    """
+    read = {name for node in edit.nodes for name in node.input}
+    read |= {value.name for value in edit.model.graph.output}
+    fixed = _constants(edit)
+    return [p for name, p in edit.places.items() if name in read and name not in fixed]
 
 
 def _constants(edit: Editing) -> set[str]:
