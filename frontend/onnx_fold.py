@@ -200,12 +200,21 @@ def _slice(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
 
 def _expand(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
     shape = _numbers(operands[1]).tolist()
-    if operands[0].size > 1 and len(shape) > 1:
-        return None
+    if operands[0].size > 1 and len(shape) > 1 and call.dtype().is_float:
+        return None  # a weight, and not sizes
     wide = np.broadcast_shapes(operands[0].shape, tuple(shape))
     if np.prod(wide, dtype=np.float64) > LIMITS.content:
         return None
     return np.broadcast_to(operands[0], wide), call.dtype()
+
+
+def _tile(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
+    repeats = _numbers(operands[1]).reshape(-1).tolist()
+    size = operands[0].size * np.prod(repeats, dtype=np.float64)
+    fits = len(repeats) == operands[0].ndim and min(repeats, default=0) >= 0
+    if call.opset < 6 or call.dtype().is_float or not fits or size > LIMITS.content:
+        return None
+    return np.tile(operands[0], repeats), call.dtype()
 
 
 def _reduce(function: Callable[[Item, Item], Item], start: int | None) -> Fold:
@@ -257,6 +266,7 @@ FOLDS: dict[str, Fold] = {
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Sub": _math(items.sub),
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _where,

@@ -307,7 +307,7 @@ def _where_inverted(e: Editing, node: NodeProto) -> str | None:
 
 def _clip_by_min_max(e: Editing, node: NodeProto) -> str | None:
     bounds = [*node.input[1:], "", ""][:2]
-    result = node.input[0]
+    result = str(node.input[0])
     for operator, bound in zip(("Max", "Min"), bounds, strict=True):
         result = e.call(operator, result, bound) if bound else result
     return result
