@@ -67,7 +67,8 @@ unit: $(VENV)/.test
 figures: $(VENV)/.test
 	$(BIN)/python -m benchmarks.spine
 
-# `make conformance UPDATE=1` also writes anew which cases are known not to pass.
+# `make conformance UPDATE=1` also writes anew which cases are known not to pass; `ENGINES=tvm` adds
+# TVM with its own importer to the tables.
 ENGINES ?= tunesmith,tunesmith-ahead,onnxruntime,onnxruntime-unreleased
 conformance: $(VENV)/.test
 	$(BIN)/python -m tests.conformance --engines $(ENGINES) --jobs $(JOBS) --write \

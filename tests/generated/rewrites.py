@@ -180,6 +180,7 @@ def _computed_again(e: Editing, x: Place) -> str | None:
             again = NodeProto()
             again.CopyFrom(node)
             names = [e.fresh() for _ in node.output]
+            again.name = names[0]
             del again.output[:]
             again.output.extend(names)
             e.added.append(again)
