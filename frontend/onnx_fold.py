@@ -217,6 +217,23 @@ def _tile(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
     return np.tile(operands[0], repeats), call.dtype()
 
 
+def _pad(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
+    data = operands[0]
+    if call.opset < 11 or call.dtype().is_float or call.text("mode", "constant") != "constant":
+        return None
+    pads = _numbers(operands[1]).reshape(-1).tolist()
+    if call.has(3) or len(pads) != 2 * data.ndim or min(pads, default=0) < 0:
+        return None
+    low, high = pads[: data.ndim], pads[data.ndim :]
+    shape = [a + size + b for a, size, b in zip(low, data.shape, high, strict=True)]
+    if np.prod(shape, dtype=np.float64) > LIMITS.content:
+        return None
+    wide = np.empty(shape, object)
+    wide.fill(operands[2].reshape(-1)[0] if call.has(2) else 0)
+    wide[tuple(slice(a, a + size) for a, size in zip(low, data.shape, strict=True))] = data
+    return wide, call.dtype()
+
+
 def _reduce(function: Callable[[Item, Item], Item], start: int | None) -> Fold:
     def rule(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
         data = operands[0]
@@ -258,6 +275,7 @@ FOLDS: dict[str, Fold] = {
     "Neg": _math(items.neg),
     "Not": _math(_not, DType.bool),
     "Or": _math(lambda a, b: _flag(a) or _flag(b), DType.bool),
+    "Pad": _pad,
     "ReduceMax": _reduce(items.maximum, None),
     "ReduceMin": _reduce(items.minimum, None),
     "ReduceProd": _reduce(items.mul, 1),

@@ -98,6 +98,22 @@ def test_sizes_in_rows() -> None:
         assert set(counts(graph)) <= {"reshape"}
 
 
+def test_padded_sizes() -> None:
+    """Sizes behind ones: `Pad` is how a shape gets axes in front, or a rest that is open."""
+    proto = shaped(
+        [node("Shape", ["x"], ["all"]), node("Pad", ["all", "front", "one"], ["four_of_them"]),
+         node("Reshape", ["x", "four_of_them"], ["z"]),
+         node("Pad", ["all", "behind"], ["with_zero"]), node("Slice", ["with_zero", "c0_", "c2_"],
+                                                          ["two_of_them"]),
+         node("Concat", ["two_of_them", "open"], ["three"], axis=0),
+         node("Reshape", ["z", "three"], ["y"])],
+        3, front=np.array([1, 0]), behind=np.array([0, 2]), c0_=np.array([0]), c2_=np.array([2]),
+    )  # fmt: skip
+    graph = check(proto, {"x": X})
+    assert str(graph.outputs[0].type) == "f32[B, S, 8]"
+    assert set(counts(graph)) <= {"reshape"}
+
+
 @pytest.mark.parametrize("repeat", ["Expand", "Tile"])
 def test_repeated_weights_stay_data(repeat: str) -> None:
     """Floats are no sizes: they are not looked into element by element."""

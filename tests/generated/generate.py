@@ -18,6 +18,7 @@ import functools
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,7 +114,9 @@ def alone(work: Callable[[], None]) -> bool:
     nnsmith and z3 keep state from one model to the next: a seed would mean another model after
     other seeds.
     """
-    process = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of a fork beside threads
+        process = os.fork()
     if process == 0:
         status = 1
         try:
