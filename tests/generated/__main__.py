@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tests.generated.answers import answers
 from tests.generated.corpus import KEPT, keep, read, seeds
 from tests.generated.report import write_report
 from tests.generated.rewrites import Rewritten
+from tests.generated.stability import moved, unstable
 from tests.generated.vote import BAD, COLUMNS, Answer, Verdict, differs, vote
 
 __all__ = ["ENGINES", "OURS", "VOTERS", "compare_rewritten", "judge_all", "main"]
@@ -90,6 +91,7 @@ class Run:
     deadline: float
     verdicts: dict[str, dict[str, Verdict]] = field(default_factory=dict)
     unlike: dict[str, dict[str, str]] = field(default_factory=dict)
+    shaken: dict[str, list[Answer]] = field(default_factory=dict)
     bad: int = 0
 
     def go_on(self, cases: Sequence[Case], some: Sequence[Case]) -> None:
@@ -100,9 +102,26 @@ class Run:
         voices = {name: self._ask(name, doubted) for name in VOTERS}
         for name, answered in found.items():
             rows = judge_all([c for c in cases if c.name in answered], answered, voices)
+            for case in [c for c in cases if c.name in rows and rows[c.name].column == "mismatch"]:
+                reason = unstable(
+                    answered[case.name].outputs, self._moved(case), case.rtol, case.atol
+                )
+                if reason:
+                    rows[case.name] = replace(rows[case.name], column="unstable", reason=reason)
             self._enter(name, rows)
             if name in REWRITTEN and REWRITTEN[name] in found:
                 self._compare(name, compare_rewritten(some, answered, found[REWRITTEN[name]]))
+
+    def _moved(self, case: Case) -> list[Answer]:
+        """What a voter that can run a model says of it, and of inputs nearby."""
+        if case.name not in self.shaken:
+            for name in reversed(VOTERS):
+                cases = moved(case)
+                found = self._ask(name, cases)
+                self.shaken[case.name] = [found[c.name] for c in cases]
+                if found[case.name].column == "ran":
+                    break
+        return self.shaken[case.name]
 
     def titled(self) -> dict[str, tuple[str, dict[str, Verdict]]]:
         """The verdicts, with how the engines are called."""

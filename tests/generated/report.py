@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tests.generated.corpus import ATOL, RTOL
+from tests.generated.stability import MOVES, UNITS
 from tests.generated.vote import COLUMNS, Verdict
 
 __all__ = ["render", "write_report"]
@@ -36,13 +37,16 @@ where an engine differs from the oracle.
 | inside | NaN and infinities as at the oracle, and other numbers differ |
 | oracle fault | unlike the oracle, and equal to both other voters: the exporter is wrong |
 | unsupported | refused by name, before anything ran |
+| unstable | a mismatch, and a voter differs from itself by as much for inputs nearby |
 | disputed | unlike the oracle, and the others do not agree, or one of them cannot run it |
 | error | accepted, and failed then |
 | mismatch | unlike every voter that could run it, two at least |
 | crash, hang | the process ended, or did not end within the deadline |
 
-`not finite` counts the models for which PyTorch gives NaN or infinity somewhere; they are in the
-other columns too."""
+A model is unstable if it has no answer at this precision: floats of the inputs move by up to
+{UNITS} units in the last place, {MOVES} times at random, and a voter's own output then changes at
+as many elements as those at which an engine differs from it. `not finite` counts the models for
+which PyTorch gives NaN or infinity somewhere; they are in the other columns too."""
 
 _REWRITES = """\
 Three rewrites at random places of each model, which change nothing that it computes (after Zhou et

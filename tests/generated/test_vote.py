@@ -15,7 +15,9 @@ from tests.conformance.engines import Run
 from tests.conformance.suite import Array, Case, Value
 from tests.generated.answers import answers
 from tests.generated.report import render
+from tests.generated.stability import MOVES, UNITS, moved, unstable
 from tests.generated.vote import Answer, Verdict, differs, vote
+from tunesmith.oracle import max_ulp
 
 
 def f(*values: float) -> Array:
@@ -129,7 +131,48 @@ def test_the_tables() -> None:
     text = render(
         {"onnx": "1"}, {"a": ("A", rows), "b": ("B", rows)}, {"b": {"1": "", "3": "x"}}, ["a"]
     )
-    assert "| A | 3 | 1 | 0 | 0 | 1 | 0 | 0 | 1 | 0 | 0 | 1 |" in text
+    assert "| A | 3 | 1 | 0 | 0 | 1 | 0 | 0 | 0 | 1 | 0 | 0 | 1 |" in text
     assert "| no import rule: `Foo` | 1 |" in text
     assert "| 3 | mismatch | a | output 0: 1 of 2 \\| elements differ |" in text
     assert "| B | 2 | 1 | 3 |" in text
+
+
+@pytest.mark.parametrize(
+    ("have", "still", "others", "told"),
+    [
+        ([f(1, 1)], [f(1, 1)], [], ""),
+        ([f(1, 2)], [f(1, 1)], [[f(2, 1)]], "output 0: 1 of 2 elements differ, and 1 where inputs"),
+        ([f(2, 2)], [f(1, 1)], [[f(2, 1)], [f(1, 2)]], ""),
+        ([f(1, 2)], [f(1, 1)], [[f(1, 1)]], ""),
+        ([f(1)], [f(1, 1)], [[f(2, 2)]], ""),
+        ([f(1), f(9)], [f(1), f(8)], [[f(2), f(8)]], ""),
+    ],
+)
+def test_what_is_unstable(
+    have: list[Array], still: list[Array], others: list[list[Array]], told: str
+) -> None:
+    """At no more elements than by themselves, each output by its own."""
+    found = unstable(have, [ran(still), *map(ran, others)], 1e-2, 1e-3)
+    assert found.startswith(told) and bool(found) == bool(told)
+
+
+def test_nobody_who_ran_finds_nothing_unstable() -> None:
+    assert unstable([f(2)], [NONE, ran([f(3)])], 1e-2, 1e-3) == ""
+    assert unstable([f(2)], [], 1e-2, 1e-3) == ""
+
+
+def test_inputs_move_a_little_and_not_at_random() -> None:
+    arrays: list[Value] = [f(1, -2, 0, np.inf), np.array([3], np.int64), f(1).astype(np.float16)]
+    case = Case("7", ModelProto(), lambda: [(arrays, [])], 1e-2, 1e-3)
+    first, again = ([c.data_sets()[0][0] for c in moved(case)] for _ in range(2))
+    assert len(first) == MOVES + 1
+    for one, two in zip(first, again, strict=True):
+        for x, y, old in zip(one, two, arrays, strict=True):
+            assert isinstance(x, np.ndarray) and isinstance(old, np.ndarray)
+            np.testing.assert_array_equal(x, y, strict=True)
+            assert x.dtype == old.dtype
+            if x.dtype.kind == "f":
+                assert max_ulp(x, old) <= 2 * UNITS  # just below a power of two they are half
+            else:
+                np.testing.assert_array_equal(x, old)
+    assert len({np.asarray(given[0]).tobytes() for given in first}) > MOVES // 2

@@ -18,10 +18,11 @@ from tunesmith.oracle import compare_output
 __all__ = ["BAD", "COLUMNS", "Answer", "Verdict", "differs", "vote"]
 
 # From the best to the worst. `inside` differs only within what is not finite at the oracle; an
-# `oracle fault` gives what both other voters give; `disputed` is what voters do not agree about.
+# `oracle fault` gives what both other voters give; `unstable` is a mismatch of a model that has no
+# answer (`stability.py`); `disputed` is what voters do not agree about.
 COLUMNS = (
-    "pass", "inside", "oracle fault", "unsupported", "disputed", "error", "mismatch", "crash",
-    "hang",
+    "pass", "inside", "oracle fault", "unsupported", "unstable", "disputed", "error", "mismatch",
+    "crash", "hang",
 )  # fmt: skip
 BAD = ("error", "mismatch", "crash", "hang")
 
