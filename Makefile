@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constr
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit figures board conformance crash-tests hostile fuzz
+.PHONY: help demo test lint types unit figures board conformance crash-tests hostile fuzz generated
 .PHONY: format clean device-tests
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make device-tests  tuning on a cluster of two Ray nodes that it starts on this machine"
 	@echo "make hostile  models that are made to hurt, each in its own process, into docs/hostile.md"
 	@echo "make fuzz     20,000 byte mutants of valid models, into docs/hostile.md"
+	@echo "make generated  1,000 models that nnsmith draws, over all engines, into docs/generated.md"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -66,7 +67,8 @@ unit: $(VENV)/.test
 figures: $(VENV)/.test
 	$(BIN)/python -m benchmarks.spine
 
-# `make conformance UPDATE=1` also writes anew which cases are known not to pass.
+# `make conformance UPDATE=1` also writes anew which cases are known not to pass; `ENGINES=tvm` adds
+# TVM with its own importer to the tables.
 ENGINES ?= tunesmith,tunesmith-ahead,onnxruntime,onnxruntime-unreleased
 conformance: $(VENV)/.test
 	$(BIN)/python -m tests.conformance --engines $(ENGINES) --jobs $(JOBS) --write \
@@ -87,6 +89,20 @@ hostile: $(VENV)/.test
 MUTANTS ?= 20000
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.hostile fuzz --mutants $(MUTANTS) --write
+
+# nnsmith wants other packages than we do, so it has an environment of its own. It ends a search by
+# a count of steps, and a seed means the same model on every machine of one kind.
+MODELS ?= 1000
+$(VENV)/.nnsmith: $(VENV)/.made tests/generated/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)/nnsmith
+	$(VENV)/nnsmith/bin/python -m pip install -qq --disable-pip-version-check \
+	  -c constraints.txt '$(TORCH)' -r tests/generated/requirements.txt
+	@touch $@
+
+generated: $(VENV)/.test $(VENV)/.nnsmith
+	$(VENV)/nnsmith/bin/python tests/generated/generate.py out/generated --models $(MODELS)
+	$(BIN)/python -m tests.generated out/generated --least $(MODELS) \
+	  --jobs $(JOBS) --write
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-build-isolation -e '.[demo,peers]'

@@ -200,12 +200,38 @@ def _slice(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
 
 def _expand(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
     shape = _numbers(operands[1]).tolist()
-    if operands[0].size > 1 and len(shape) > 1:
-        return None
+    if operands[0].size > 1 and len(shape) > 1 and call.dtype().is_float:
+        return None  # a weight, and not sizes
     wide = np.broadcast_shapes(operands[0].shape, tuple(shape))
     if np.prod(wide, dtype=np.float64) > LIMITS.content:
         return None
     return np.broadcast_to(operands[0], wide), call.dtype()
+
+
+def _tile(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
+    repeats = _numbers(operands[1]).reshape(-1).tolist()
+    size = operands[0].size * np.prod(repeats, dtype=np.float64)
+    fits = len(repeats) == operands[0].ndim and min(repeats, default=0) >= 0
+    if call.opset < 6 or call.dtype().is_float or not fits or size > LIMITS.content:
+        return None
+    return np.tile(operands[0], repeats), call.dtype()
+
+
+def _pad(call: Call, operands: list[Content]) -> tuple[Content, DType] | None:
+    data = operands[0]
+    if call.opset < 11 or call.dtype().is_float or call.text("mode", "constant") != "constant":
+        return None
+    pads = _numbers(operands[1]).reshape(-1).tolist()
+    if call.has(3) or len(pads) != 2 * data.ndim or min(pads, default=0) < 0:
+        return None
+    low, high = pads[: data.ndim], pads[data.ndim :]
+    shape = [a + size + b for a, size, b in zip(low, data.shape, high, strict=True)]
+    if np.prod(shape, dtype=np.float64) > LIMITS.content:
+        return None
+    wide = np.empty(shape, object)
+    wide.fill(operands[2].reshape(-1)[0] if call.has(2) else 0)
+    wide[tuple(slice(a, a + size) for a, size in zip(low, data.shape, strict=True))] = data
+    return wide, call.dtype()
 
 
 def _reduce(function: Callable[[Item, Item], Item], start: int | None) -> Fold:
@@ -249,6 +275,7 @@ FOLDS: dict[str, Fold] = {
     "Neg": _math(items.neg),
     "Not": _math(_not, DType.bool),
     "Or": _math(lambda a, b: _flag(a) or _flag(b), DType.bool),
+    "Pad": _pad,
     "ReduceMax": _reduce(items.maximum, None),
     "ReduceMin": _reduce(items.minimum, None),
     "ReduceProd": _reduce(items.mul, 1),
@@ -257,6 +284,7 @@ FOLDS: dict[str, Fold] = {
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Sub": _math(items.sub),
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _where,

@@ -5,20 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 
 from tunesmith.ir import opset as ops
 from tunesmith.ir.ops import Expr, OpDef
 
 from ..onnx_call import Call, Result, Rule, Table
-from .building import cast_to, flatten_to, reshape_to
+from .building import by_function, cast_to, flatten_to, reshape_to
 
 __all__ = ["ACTIVATION", "bounded"]
-
-
-def _by(function: Callable[[Expr], Expr]) -> Rule:
-    return lambda call: function(call.x())
 
 
 def softplus(x: Expr) -> Expr:
@@ -161,19 +156,19 @@ ACTIVATION: Table = {
     "HardSigmoid": (
         (1, lambda c: _hard_sigmoid(c.x(), c.number("alpha", 0.2), c.number("beta", 0.5))),
     ),
-    "HardSwish": ((14, _by(lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5))),),
+    "HardSwish": ((14, by_function(lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5))),),
     "Hardmax": ((1, _hardmax),),
     "LeakyRelu": ((1, _leaky),),
     "LogSoftmax": _softmax(ops.log_softmax),
-    "Mish": ((18, _by(lambda x: x * ops.tanh(softplus(x)))),),
+    "Mish": ((18, by_function(lambda x: x * ops.tanh(softplus(x)))),),
     "PRelu": ((1, _prelu_by_channel), (7, _prelu)),
-    "Relu": ((1, _by(lambda x: ops.relu(x))),),
+    "Relu": ((1, lambda call: ops.relu(call.x())),),
     "Selu": ((6, _selu),),
     "Shrink": ((9, _shrink),),
-    "Sigmoid": ((1, _by(lambda x: ops.sigmoid(x))),),
+    "Sigmoid": ((1, lambda call: ops.sigmoid(call.x())),),
     "Softmax": _softmax(ops.softmax),
-    "Softplus": ((1, _by(softplus)),),
-    "Softsign": ((1, _by(lambda x: x / (ops.abs_(x) + 1.0))),),
+    "Softplus": ((1, by_function(softplus)),),
+    "Softsign": ((1, by_function(lambda x: x / (ops.abs_(x) + 1.0))),),
     "Swish": ((24, _swish),),
     "ThresholdedRelu": ((10, _thresholded),),
 }

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tunesmith.ir.dims import Dim, product
 from tunesmith.ir.ops import Expr
@@ -13,11 +13,27 @@ from tunesmith.ir.opset import cast, expand, reshape, slice_, transpose
 from tunesmith.ir.types import DType, Shape
 
 from ..onnx_builder import ImportBuilder
+from ..onnx_call import Call, Result, Rule
 
 __all__ = [
-    "along", "cast_to", "expand_to", "flatten_to", "index_axis", "permute", "reshape_to", "settled",
-    "slice_to",
+    "along", "by_function", "cast_to", "expand_to", "flatten_to", "index_axis", "permute",
+    "reshape_to", "settled", "slice_to",
 ]  # fmt: skip
+
+
+def by_function(function: Callable[[Expr], Expr]) -> Rule:
+    """An operator of one operand that is written with others.
+
+    Halves are computed in single precision and rounded once: what lies between would overflow, and
+    each step would round.
+    """
+
+    def rule(call: Call) -> Result:
+        x = call.x()
+        wide = DType.f32 if x.dtype in (DType.f16, DType.bf16) else x.dtype
+        return cast_to(function(cast_to(x, wide)), x.dtype)
+
+    return rule
 
 
 def cast_to(x: Expr, dtype: DType) -> Expr:

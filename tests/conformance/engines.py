@@ -1,4 +1,4 @@
-"""The engines that the suite runs over, one thread each: ours, ONNX Runtime, TVM's importer."""
+"""The engines that suites run over, one thread each: ours, ONNX Runtime, ONNX's own, TVM's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conformance.suite import Array, Value
 if TYPE_CHECKING:
     from tunesmith.onnx_backend import Model
 
-__all__ = ["ENGINES", "Engine", "Refused", "deciding", "one_line"]
+__all__ = ["ENGINES", "Engine", "Refused", "Run", "Stages", "deciding", "one_line"]
 
 Run = Callable[[Sequence[Value]], list[Value]]
 Stages = MutableMapping[str, float]
@@ -134,16 +134,49 @@ class _Ours:
         return self.model.deciding
 
     def __call__(self, given: Sequence[Value]) -> list[Value]:
-        feeds: dict[str, Array] = {}
-        for name, value in zip(self.names, given, strict=False):
-            assert isinstance(value, np.ndarray), "only tensors are imported"
-            feeds[name] = value
+        feeds = _arrays(self.names, given)
         with _refusals():
             executable = self.model.executable(feeds)
         told = executable.manifest.report["seconds"]  # of the last one, if several were compiled
         assert isinstance(told, dict)
         self.stages.update({name: float(str(value)) for name, value in told.items()})
         return [*executable.run(feeds).values()]
+
+
+def _arrays(names: Sequence[str], given: Sequence[Value]) -> dict[str, Array]:
+    feeds: dict[str, Array] = {}
+    for name, value in zip(names, given, strict=False):
+        assert isinstance(value, np.ndarray), "only tensors are imported"
+        feeds[name] = value
+    return feeds
+
+
+@dataclass
+class Interpreter:
+    """Our importer, and the graph as it comes from there, by NumPy."""
+
+    @property
+    def title(self) -> str:
+        """The package and its version."""
+        from tunesmith import __version__
+
+        return f"tunesmith {__version__}, its interpreter"
+
+    def warm(self) -> None:
+        """Load the importer."""
+        import tunesmith.frontend.onnx_import
+
+        del tunesmith
+
+    def prepare(self, model: ModelProto, stages: Stages) -> Run:
+        """Import."""
+        from tunesmith.frontend import import_model
+        from tunesmith.ir.interpreter import evaluate
+
+        with _refusals():
+            graph = import_model(model)
+        names = fed(model)
+        return lambda given: [*evaluate(graph, _arrays(names, given))]
 
 
 @contextmanager
@@ -174,11 +207,13 @@ class OnnxRuntime:
     """ONNX Runtime on the CPU; by default it refuses opsets that are not released yet."""
 
     unreleased: bool = False
+    optimized: bool = True
 
     @property
     def title(self) -> str:
         """The package and its version."""
         also = ", unreleased opsets allowed" if self.unreleased else ""
+        also += "" if self.optimized else ", optimizations off"
         return f"ONNX Runtime {metadata.version('onnxruntime')}{also}"
 
     def warm(self) -> None:
@@ -195,6 +230,8 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        if not self.optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -203,6 +240,33 @@ class OnnxRuntime:
             raise Refused(one_line(error)) from error
         names = fed(model)
         return lambda given: session.run(None, dict(zip(names, given, strict=False)))
+
+
+@dataclass
+class Reference:
+    """The reference implementation inside the package `onnx`."""
+
+    @property
+    def title(self) -> str:
+        """The package and its version."""
+        return f"onnx {metadata.version('onnx')}, its reference"
+
+    def warm(self) -> None:
+        """Load its operators."""
+        import onnx.reference
+
+        del onnx
+
+    def prepare(self, model: ModelProto, stages: Stages) -> Run:
+        """Look up the operators."""
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            evaluator = ReferenceEvaluator(model)
+        except Exception as error:  # of any kind
+            raise Refused(one_line(error)) from error
+        names = fed(model)
+        return lambda given: evaluator.run(None, dict(zip(names, given, strict=False)))
 
 
 @dataclass
@@ -250,9 +314,13 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "tunesmith": Tunesmith,
     "tunesmith-ahead": lambda: Tunesmith(ahead=True),
     "tunesmith-O0": lambda: Tunesmith("O0"),
+    "tunesmith-O3": lambda: Tunesmith("O3"),
+    "interpreter": Interpreter,
     "tunesmith-v2": lambda: Tunesmith(target="x86-64-v2"),
     "tunesmith-v3": lambda: Tunesmith(target="x86-64-v3"),
     "onnxruntime": OnnxRuntime,
     "onnxruntime-unreleased": lambda: OnnxRuntime(unreleased=True),
+    "onnxruntime-plain": lambda: OnnxRuntime(optimized=False),
+    "reference": Reference,
     "tvm": TvmImporter,
 }

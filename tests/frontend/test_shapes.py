@@ -83,6 +83,48 @@ def test_expand_of_torchscript() -> None:
     assert str(graph.outputs[0].type) == "f32[B, S, 8]"
 
 
+def test_sizes_in_rows() -> None:
+    """Sizes repeated in rows, by `Expand` or `Tile`, and one of them taken again."""
+    for repeat in ("Expand", "Tile"):
+        proto = shaped(
+            [node("Shape", ["x"], ["all"]), node("Unsqueeze", ["all", "zero1"], ["row"]),
+             node(repeat, ["row", "by"], ["rows"]), node("Split", ["rows"], ["a", "b"], axis=0),
+             node("Squeeze", ["b", "zero1"], ["shape"]),
+             node("Reshape", ["x", "open"], ["flat"]), node("Reshape", ["flat", "shape"], ["y"])],
+            3, by=np.array([2, 1]),
+        )  # fmt: skip
+        graph = check(proto, {"x": X})
+        assert str(graph.outputs[0].type) == "f32[B, S, 8]"
+        assert set(counts(graph)) <= {"reshape"}
+
+
+def test_padded_sizes() -> None:
+    """Sizes behind ones: `Pad` is how a shape gets axes in front, or a rest that is open."""
+    proto = shaped(
+        [node("Shape", ["x"], ["all"]), node("Pad", ["all", "front", "one"], ["four_of_them"]),
+         node("Reshape", ["x", "four_of_them"], ["z"]),
+         node("Pad", ["all", "behind"], ["with_zero"]), node("Slice", ["with_zero", "c0_", "c2_"],
+                                                          ["two_of_them"]),
+         node("Concat", ["two_of_them", "open"], ["three"], axis=0),
+         node("Reshape", ["z", "three"], ["y"])],
+        3, front=np.array([1, 0]), behind=np.array([0, 2]), c0_=np.array([0]), c2_=np.array([2]),
+    )  # fmt: skip
+    graph = check(proto, {"x": X})
+    assert str(graph.outputs[0].type) == "f32[B, S, 8]"
+    assert set(counts(graph)) <= {"reshape"}
+
+
+@pytest.mark.parametrize("repeat", ["Expand", "Tile"])
+def test_repeated_weights_stay_data(repeat: str) -> None:
+    """Floats are no sizes: they are not looked into element by element."""
+    proto = shaped(
+        [node(repeat, ["w", "by"], ["rows"]), node("Add", ["x", "rows"], ["y"])], 3,
+        w=np.arange(8, dtype=np.float32)[None], by=np.array([1, 1]),
+    )  # fmt: skip
+    graph = check(proto, {"x": X})
+    assert "add" in counts(graph)
+
+
 def test_halves_of_the_last_axis() -> None:
     """Rotary embedding: `Slice` at `Shape[-1] / 2`, cast twice."""
     proto = shaped(
