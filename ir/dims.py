@@ -176,7 +176,7 @@ def exact_div(numerator: Dim, denominator: Dim) -> Dim | None:
 
 
 def floor_div(numerator: Dim, denominator: int) -> Dim:
-    """The integer part of `numerator / denominator`, folded where it is exact or always the same."""
+    """The integer part of `numerator / denominator`, a number where it is always the same."""
     if denominator < 1:
         raise ValueError(f"a size can be divided by a positive integer only, not {denominator}")
     if isinstance(numerator, int):

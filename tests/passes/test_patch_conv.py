@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def converted(graph: Graph) -> tuple[bool, str]:
 
 
 def same(
-    shape: Shape, sizes: list[tuple[int, ...]], weight: tuple[int, ...], **options: Any
+    shape: Shape, sizes: Sequence[tuple[int, ...]], weight: tuple[int, ...], **options: Any
 ) -> None:
     """The converted graph gives what the convolution gives."""
     graph = imported(shape, weight, bias=True, **options)
