@@ -21,6 +21,7 @@ __all__ = ["ConvertPatchConv"]
 _WIDE = 64  # elements of a window; a kernel for it unrolls them, and takes minutes to compile
 _FRAME = 8  # elements that are copied side by side, or copying costs more than the product
 
+
 @dataclass(frozen=True, kw_only=True)
 class ConvertPatchConv(Pass):
     """`conv(x, w, b) {strides = kernel, no padding}  =>  linear(patches(x), w', b)`.

@@ -14,6 +14,7 @@ from .linear import LINEAR
 from .math import MATH
 from .microsoft import MICROSOFT, UNDEFINED
 from .microsoft_attention import MICROSOFT_ATTENTION
+from .microsoft_decoder import MICROSOFT_DECODER
 from .microsoft_quantized import MICROSOFT_QUANTIZED
 from .movement import MOVEMENT
 from .norm import NORM
@@ -44,14 +45,14 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DATA_SIZES, DECONVOLUTION, GRAMS, GRID,
               LINEAR, MATH, MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING, UNDEFINED)),
-        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_QUANTIZED)),
+        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_DECODER, MICROSOFT_QUANTIZED)),
     )
     for table in tables
     for name, rules in table.items()
 }  # fmt: skip
 
 HINTS = {
-    ("com.microsoft", "GroupQueryAttention"): "export attention as `Attention` of opset 23",
+    ("com.microsoft", "SparseAttention"): "export attention as `Attention` of opset 23",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.frontend.models import F32, Shape, declare, model, node
+from tests.frontend.models import F32, Shape, compare, declare, model, node
 from tunesmith.frontend import import_model
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.interpreter import evaluate
@@ -46,7 +46,7 @@ def same(
     assert "conv" not in {n.op.name for n in graph.nodes}
     for feed, want in zip(feeds, wanted, strict=True):
         (found,) = evaluate(graph, feed)
-        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
+        compare([found], [want], 1e-4)
 
 
 @pytest.mark.parametrize(
