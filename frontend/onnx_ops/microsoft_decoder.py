@@ -52,7 +52,7 @@ def _grouped(call: Call) -> Result:
     own = reshape_to(ops.iota(size=rows, dtype=DType.i64), (1, rows))
     places = own if before is None else own + before  # [B or 1, S]
     if call.integer("do_rotary", 0):
-        at = cast_to(call.x(9), DType.i64) if call.has(9) else places
+        at = _positions(call, own) if call.has(9) else places
         q, k = (_turned(call, x, at) for x in (q, k))
     if call.has(3):
         assert before is not None
@@ -108,6 +108,17 @@ def _before(call: Call, rows: Dim, totals: Expr) -> Expr | None:
     return ops.where(ops.equal(total, own), 0, totals - own)
 
 
+def _positions(call: Call, own: Expr) -> Expr:
+    """Where queries stand, as they are told: of a prompt, the first place and those behind it."""
+    told = cast_to(call.x(9), DType.i64)
+    prompt = reshape_to(slice_to(slice_to(told, 0, 0, 1), 1, 0, 1), (1, 1)) + own
+    if not call.has(3):
+        return prompt
+    rows = own.shape[1]
+    total, some = (ops.dim_value(size=s, dtype=DType.i64) for s in (_total(call, rows), rows))
+    return ops.where(ops.equal(total, some), prompt, told)
+
+
 def _length(call: Call, rows: Dim) -> Dim:
     """Keys that the result has room for: of the cache, or all if that is more."""
     held, total = call.shape(3)[2], _total(call, rows)
@@ -120,7 +131,7 @@ def _length(call: Call, rows: Dim) -> Dim:
 
 
 def _cached(past: Expr, new: Expr, before: Expr, length: Dim) -> Expr:
-    """Old and new keys `[B, G, length, D]`: those from `before` on are new, as far as they go."""
+    """Old and new keys `[B, G, length, D]`: those from `before` on are new, then come zeros."""
     batch, groups, rows, size = new.shape
     held = past.shape[2]
     line = reshape_to(ops.iota(size=length, dtype=DType.i64), (1, length))
@@ -131,7 +142,8 @@ def _cached(past: Expr, new: Expr, before: Expr, length: Dim) -> Expr:
     places = ops.where(fresh, offset + count, ops.minimum(line, count + some - 1))
     shape = (batch, groups, length, size)
     wide = expand_to(reshape_to(places, (batch, 1, length, 1)), shape)
-    return ops.gather_elements(both, wide, axis=2)
+    real = reshape_to(ops.less(offset, some), (batch, 1, length, 1))
+    return ops.where(real, ops.gather_elements(both, wide, axis=2), 0.0)
 
 
 def _turned(call: Call, x: Expr, places: Expr) -> Expr:
