@@ -62,8 +62,8 @@ def _check(artifact: Artifact, oracle: Callable[[], Session], work: Dim) -> dict
     executable = load(artifact, threads=1)
     rows: list[Json] = []
     passed = True
-    for held, given, theirs in trials:
-        for row in compare(executable.run(given), theirs):
+    for held, given, wanted in trials:
+        for row in compare(executable.run(given), wanted):
             passed = passed and row.passed
             known = row.as_json()
             kept = ("name", "passed", "max_abs", "max_rel", "max_ulp", "reason")

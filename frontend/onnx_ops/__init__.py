@@ -20,7 +20,7 @@ from .movement import MOVEMENT
 from .norm import NORM
 from .places import PLACES
 from .quantize import QUANTIZE
-from .recurrent import RECURRENT
+from .recurrent import MICROSOFT_RECURRENT, RECURRENT
 from .reduce import REDUCE
 from .regions import REGIONS
 from .resize import RESIZE
@@ -45,7 +45,8 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DATA_SIZES, DECONVOLUTION, GRAMS, GRID,
               LINEAR, MATH, MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING, UNDEFINED)),
-        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_DECODER, MICROSOFT_QUANTIZED)),
+        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_DECODER, MICROSOFT_QUANTIZED,
+                           MICROSOFT_RECURRENT)),
     )
     for table in tables
     for name, rules in table.items()
