@@ -7,6 +7,7 @@ JOBS   ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types unit figures board conformance crash-tests hostile fuzz
+.PHONY: real memory
 .PHONY: format clean device-tests
 
 help:
@@ -20,6 +21,8 @@ help:
 	@echo "make device-tests  tuning on a cluster of two Ray nodes that it starts on this machine"
 	@echo "make hostile  models that are made to hurt, each in its own process, into docs/hostile.md"
 	@echo "make fuzz     20,000 byte mutants of valid models, into docs/hostile.md"
+	@echo "make real     every pinned real file beside ONNX Runtime, into docs/real.md"
+	@echo "make memory   peak memory of compiling a model of 2 GB, into docs/memory.md"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -87,6 +90,13 @@ hostile: $(VENV)/.test
 MUTANTS ?= 20000
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.hostile fuzz --mutants $(MUTANTS) --write
+
+real: $(VENV)/.test
+	$(BIN)/python -m tests.real --write
+
+# Needs 5 GB of disk in the temporary folder, and no more memory than it measures.
+memory: $(VENV)/.test
+	$(BIN)/python -m benchmarks.memory --write
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-build-isolation -e '.[demo,peers]'

@@ -221,4 +221,13 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject("silero-vad, one `If`, 8 kHz", "silero-vad-ifless", _streamed(8000, (1, 3)),
             {"values": {"sr": 8000}}),
     Subject("silero-vad, for OpenVINO", "silero-vad-openvino", _streamed(16000, (1,), False)),
+    *(
+        Subject(
+            f"silero-vad, {steps} frame{'s' if steps > 1 else ''} at once",
+            "silero-vad-sequence",
+            _sequences(steps),
+            {"dims": {"sequence_length": steps}},
+        )
+        for steps in (1, 7, 20)
+    ),
 )  # fmt: skip
