@@ -15,6 +15,7 @@ from .math import MATH
 from .microsoft import MICROSOFT, UNDEFINED
 from .microsoft_attention import MICROSOFT_ATTENTION
 from .microsoft_decoder import MICROSOFT_DECODER
+from .microsoft_fused import MICROSOFT_FUSED
 from .microsoft_quantized import MICROSOFT_QUANTIZED
 from .movement import MOVEMENT
 from .norm import NORM
@@ -45,8 +46,8 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DATA_SIZES, DECONVOLUTION, GRAMS, GRID,
               LINEAR, MATH, MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING, UNDEFINED)),
-        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_DECODER, MICROSOFT_QUANTIZED,
-                           MICROSOFT_RECURRENT)),
+        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_DECODER, MICROSOFT_FUSED,
+                           MICROSOFT_QUANTIZED, MICROSOFT_RECURRENT)),
     )
     for table in tables
     for name, rules in table.items()
