@@ -7,6 +7,7 @@ JOBS   ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types unit figures board conformance crash-tests hostile fuzz generated
+.PHONY: real memory
 .PHONY: format clean device-tests
 
 help:
@@ -21,6 +22,8 @@ help:
 	@echo "make hostile  models that are made to hurt, each in its own process, into docs/hostile.md"
 	@echo "make fuzz     20,000 byte mutants of valid models, into docs/hostile.md"
 	@echo "make generated  1,000 models that nnsmith draws, over all engines, into docs/generated.md"
+	@echo "make real     every pinned real file beside ONNX Runtime, into docs/real.md"
+	@echo "make memory   peak memory of compiling a model of 2 GB, into docs/memory.md"
 	@echo "make format  format the code"
 	@echo "make clean   remove the virtual environment and all caches"
 
@@ -103,6 +106,13 @@ generated: $(VENV)/.test $(VENV)/.nnsmith
 	$(VENV)/nnsmith/bin/python tests/generated/generate.py out/generated --models $(MODELS)
 	$(BIN)/python -m tests.generated out/generated --least $(MODELS) \
 	  --jobs $(JOBS) --write
+
+real: $(VENV)/.test
+	$(BIN)/python -m tests.real --write
+
+# Needs 5 GB of disk in the temporary folder, and no more memory than it measures.
+memory: $(VENV)/.test
+	$(BIN)/python -m benchmarks.memory --write
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-build-isolation -e '.[demo,peers]'

@@ -34,6 +34,9 @@ class TuningRecords(Protocol):
 class Lowered:
     """A graph in the words of a backend, with the weights in the layouts that its kernels read.
 
+    `weights` are in the order in which the entry point takes them, and may be packed only when
+    they are asked for.
+
     `module` calls kernels by name; `functions` write them, and a name holds a hash of the content,
     so that equal kernels of all models share one object file. `sizes` is what the variables of
     `module` stand for.
@@ -43,7 +46,8 @@ class Lowered:
     target: Target
     module: object
     functions: Mapping[str, Callable[[], object]]
-    weights: list[tuple[str, NDArray[np.generic]]]
+    weights: Mapping[str, NDArray[np.generic]]
+    weight_bytes: int
     kernels: list[dict[str, Json]] = field(default_factory=list)
     sizes: Mapping[str, Dim] = field(default_factory=dict)
     tunable: Mapping[str, object] = field(default_factory=dict)

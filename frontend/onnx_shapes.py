@@ -169,10 +169,15 @@ class Facts:
         """Record that two sizes are one and raise `Learned`, or `ValueError` if they cannot be.
 
         Sizes that are rounded differently are one for multiples of some number: then the symbol
-        becomes that multiple, and the loader refuses others.
+        becomes that multiple, and the loader refuses others. A quotient that must be a number
+        bounds the symbol under it.
         """
         if same(a, b) is False:
             raise ValueError(f"{a} is not {b}")
+        between = _between(a - b, 0, 0)
+        if between is not None and between[0].name not in self.measured:
+            self.narrow(between[0].name, *between[1:], why)
+            raise Learned
         solved = self._solve(a - b)
         if solved is None:
             found = _multiple(a - b)
@@ -236,6 +241,30 @@ class Facts:
             if best is None or rank > best[0]:
                 best = (rank, name, value)
         return None if best is None else best[1:]
+
+
+def _between(rest: Dim, low: int, high: int) -> tuple[Sym, int, int] | None:
+    """The symbol, and its bounds, that `low <= rest <= high` says where `rest` is a quotient.
+
+    Quotients may be nested, each with a number added. `None` if `rest` is no such thing.
+    """
+    nested = False
+    while isinstance(rest, DimExpr):
+        terms = [(m, c) for m, c in rest.terms if m]
+        constant = next((c for m, c in rest.terms if not m), 0)
+        if len(terms) != 1 or len(terms[0][0]) != 1:
+            return None
+        (atom,), factor = terms[0]
+        low, high = low - constant, high - constant
+        if factor < 0:
+            low, high, factor = -high, -low, -factor
+        low, high = -(-low // factor), high // factor
+        if isinstance(atom, Sym):
+            return (atom, low, high) if nested and 0 < high >= low else None
+        nested = True
+        rest, divisor = atom.numerator, atom.denominator
+        low, high = low * divisor, high * divisor + divisor - 1
+    return None
 
 
 def _multiple(rest: Dim) -> tuple[Sym, int] | None:

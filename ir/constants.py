@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from .types import DType, TensorType
 
-__all__ = ["Constant"]
+__all__ = ["Constant", "release"]
 
 _HASHED = 16  # elements from the start: enough to tell most constants of one type apart
 _COMPARED = 1 << 20  # bytes at a time, so that a difference near the start ends it
@@ -39,6 +40,7 @@ class Constant:
         """The sha256 of type and elements in row-major order, as 64 hexadecimal digits."""
         state = hashlib.sha256(str(self.type).encode())
         state.update(np.asarray(self.array, order="C").reshape(-1).view(np.uint8).data)
+        release(self.array)
         return state.hexdigest()
 
     @property
@@ -63,6 +65,23 @@ class Constant:
 
     def __repr__(self) -> str:
         return f"Constant({self.type})"
+
+
+def release(array: NDArray[np.generic]) -> None:
+    """Give back the memory of an array that lies in a mapped file; a later look maps it again.
+
+    What has been read of a file counts as memory of the process, so that a model that is only
+    passed over would cost all of its size. Other arrays are left alone, also those of a file that
+    is mapped to be changed.
+    """
+    owner: object = array
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        with memoryview(owner) as view:
+            only_read = view.readonly
+        if only_read:
+            owner.madvise(mmap.MADV_DONTNEED)
 
 
 def _same_bytes(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:

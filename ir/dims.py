@@ -196,7 +196,7 @@ def exact_div(numerator: Dim, denominator: Dim) -> Dim | None:
 
 
 def floor_div(numerator: Dim, denominator: int) -> Dim:
-    """The integer part of `numerator / denominator`, folded where it is exact."""
+    """The integer part of `numerator / denominator`, a number where it is always the same."""
     if denominator < 1:
         raise ValueError(f"a size can be divided by a positive integer only, not {denominator}")
     if isinstance(numerator, int):
@@ -208,7 +208,8 @@ def floor_div(numerator: Dim, denominator: int) -> Dim:
     rest = _from_terms((m, c) for m, c in numerator.terms if c % denominator)
     if isinstance(rest, int):
         return whole + rest // denominator
-    return whole + DimExpr((((FloorDiv(rest, denominator),), 1),))
+    low, high = _atom_bounds(quotient := FloorDiv(rest, denominator))
+    return whole + (low if low == high else DimExpr((((quotient,), 1),)))
 
 
 def symbols_of(value: Dim) -> Iterator[Sym]:

@@ -1,8 +1,9 @@
-"""Convolutions whose windows do not overlap are linear layers over patches."""
+"""Convolutions whose windows do not overlap, or are wide, are linear layers over patches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd, prod
 from typing import ClassVar
 
 import numpy as np
@@ -10,12 +11,15 @@ import numpy as np
 from tunesmith.ir.dims import Dim, exact_div, product
 from tunesmith.ir.graph import Graph, Node
 from tunesmith.ir.ops import Expr
-from tunesmith.ir.opset import linear, reshape, transpose
+from tunesmith.ir.opset import concat, linear, reshape, slice_, transpose
 from tunesmith.ir.rewriter import Rewriter
 
 from .base import Note, Pass, PassContext
 
 __all__ = ["ConvertPatchConv"]
+
+_WIDE = 64  # elements of a window; a kernel for it unrolls them, and takes minutes to compile
+_FRAME = 8  # elements that are copied side by side, or copying costs more than the product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,9 @@ class ConvertPatchConv(Pass):
     Vision transformers embed patches so (Dosovitskiy et al., 2021). The patches are a reshape and a
     transpose of `x`, the product has a schedule, and the transpose behind it meets the one that the
     model has there. A patch of one pixel stays a convolution, which needs no transpose at all.
+
+    Wide windows may overlap, as those of a spectrogram do: the signal is cut into frames of the
+    greatest common divisor of window and step, and a patch is some frames side by side.
     """
 
     name: ClassVar[str] = "convert-patch-conv"
@@ -55,31 +62,42 @@ def _reason(node: Node) -> str | None:
         return "its patches are pixels: a convolution reads and writes them as they lie"
     if attributes["groups"] != 1:
         return f"it has {attributes['groups']} groups"
-    if attributes["strides"] != kernel:
-        return f"its windows of {list(kernel)} overlap, or leave gaps"
+    steps = _steps(node)
+    if steps != list(kernel):
+        if prod(int(str(size)) for size in kernel) < _WIDE:
+            return f"its windows of {list(kernel)} overlap, or leave gaps"
+        if any(gcd(int(str(k)), s) < _FRAME for k, s in zip(kernel, steps, strict=True)):
+            return f"windows of {list(kernel)} in steps of {steps} share no frames of {_FRAME}"
     low, high = attributes["low"], attributes["high"]
     assert isinstance(low, tuple) and isinstance(high, tuple)
     if any((*low, *high)) or set(attributes["dilations"]) != {1}:  # type: ignore[arg-type]
         return "it has padding or dilation"
     for axis, (size, step) in enumerate(zip(x.type.shape[2:], kernel, strict=True)):
-        if exact_div(size, step) is None:
+        if steps == list(kernel) and exact_div(size, step) is None:
             return f"axis {axis + 2} of {size} is not a multiple of {step}"
     return None
+
+
+def _steps(node: Node) -> list[int]:
+    steps = node.attributes["strides"]
+    assert isinstance(steps, tuple)
+    return [step for step in steps if isinstance(step, int)]
 
 
 def _convert(node: Node, rewriter: Rewriter) -> None:
     x, weight = node.present_operands[:2]
     bias = node.present_operands[2] if len(node.present_operands) > 2 else None
-    batch, channels, *spatial = x.type.shape
-    out, _, *kernel = weight.type.shape
-    counts = [_counted(size, step) for size, step in zip(spatial, kernel, strict=True)]
-    axes = len(spatial)
+    batch, channels = x.type.shape[:2]
+    out, _, *kernel = (int(str(size)) for size in weight.type.shape)
+    counts = node.result.type.shape[2:]
+    axes = len(counts)
     builder = rewriter.before(node)
     constant = weight.constant
-    assert constant is not None and isinstance(out, int)
+    assert constant is not None
     matrix = np.ascontiguousarray(constant.array.reshape(out, -1).T)
-    pairs: list[Dim] = [d for pair in zip(counts, kernel, strict=True) for d in pair]
-    split = reshape(Expr(builder, x), shape=(batch, channels, *pairs))
+    split = Expr(builder, x)
+    for i, (count, size, step) in enumerate(zip(counts, kernel, _steps(node), strict=True)):
+        split = _patches(split, 2 + 2 * i, count, size, step)
     outer = tuple(2 + 2 * i for i in range(axes))
     inner = tuple(3 + 2 * i for i in range(axes))
     moved = transpose(split, perm=(0, *outer, 1, *inner))
@@ -90,7 +108,19 @@ def _convert(node: Node, rewriter: Rewriter) -> None:
     rewriter.replace_node(node, [reshape(rows, shape=(batch, out, *counts))])
 
 
-def _counted(size: Dim, step: Dim) -> Dim:
-    result = exact_div(size, step)
-    assert result is not None
-    return result
+def _patches(x: Expr, axis: int, count: Dim, size: int, step: int) -> Expr:
+    """An axis as two: `count` windows, and the `size` elements of each."""
+    frame = gcd(size, step)
+    pieces, hop = size // frame, step // frame
+    used = (count - 1) * step + size
+    if used != x.shape[axis]:
+        x = slice_(x, axis=axis, start=0, stop=used)
+    frames = (count - 1) * hop + pieces
+    x = reshape(x, shape=(*x.shape[:axis], frames, frame, *x.shape[axis + 1 :]))
+    if pieces == hop == 1:
+        return x
+    parts = [
+        slice_(x, axis=axis, start=i, stop=(count - 1) * hop + i + 1, step=hop)
+        for i in range(pieces)
+    ]
+    return parts[0] if pieces == 1 else concat(*parts, axis=axis + 1)

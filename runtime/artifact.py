@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.ir.constants import release
 from tunesmith.ir.diagnostics import ArtifactError
 
 from .archive import ArchiveWriter, Entry, read_directory, read_entry
@@ -239,7 +240,7 @@ def _weight_chunks(
     end = 0
     rows: list[tuple[WeightSpec, list[Future[str]]]] = []
     with ThreadPoolExecutor(1) as pool:  # which hashes while the chunks are written
-        for name, weight in weights:
+        for name, weight in weights:  # one of which may be packed only now
             array = np.asarray(weight, order="C")  # not ascontiguousarray: it makes 0-d into 1-d
             dtype = array.dtype.name
             if dtype not in DTYPES or not array.dtype.isnative:
@@ -255,6 +256,8 @@ def _weight_chunks(
                 yield chunk
             end = offset + len(data)
             rows.append((WeightSpec(name, dtype, array.shape, offset, len(data), ()), hashes))
+            wait(hashes)  # or weights would pile up until they are hashed
+            release(array)
     for spec, hashes in rows:
         specs.append(replace(spec, chunks=tuple(one.result() for one in hashes)))
 

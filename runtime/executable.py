@@ -90,7 +90,7 @@ class Executable:
         self._bounded = [s for s in self.manifest.symbols if s.min > 0 or s.max is not None]
         try:
             self._module = TvmModule(
-                artifact.library_bytes(), self.manifest.entry, list(artifact.weights.values()),
+                artifact.library_bytes(), self.manifest.entry, artifact.weights.values(),
                 self.threads, exact=threads is not None,
             )  # fmt: skip
         except ArtifactError as error:

@@ -17,7 +17,7 @@ import re
 import sys
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -207,15 +207,19 @@ def _tensor(array: Array, alignment: int) -> tuple[object, int]:
 
 
 def _tensors(
-    arrays: Sequence[Array], alignment: int | None = None
+    arrays: Iterable[Array], alignment: int | None = None
 ) -> tuple[list[object], list[tuple[int, int]]]:
     """Arrays as TVM's tensors, and the addresses where the memory of each begins and ends.
 
-    Each begins at a multiple of `alignment`, or without one of the size of its elements.
+    Each begins at a multiple of `alignment`, or without one of the size of its elements. The arrays
+    are taken one by one: those that are copied, and made as they are taken, need not all be there.
     """
-    pairs = [_tensor(array, alignment or array.itemsize) for array in arrays]
-    spans = [(at, at + array.nbytes) for (_, at), array in zip(pairs, arrays, strict=True)]
-    return [tensor for tensor, _ in pairs], spans
+    tensors, spans = [], []
+    for array in arrays:
+        tensor, address = _tensor(array, alignment or array.itemsize)
+        tensors.append(tensor)
+        spans.append((address, address + array.nbytes))
+    return tensors, spans
 
 
 def _empty_tensor(array: Array) -> object:
@@ -240,7 +244,7 @@ class TvmModule:
     """
 
     def __init__(
-        self, library: bytes, entry: str, weights: Sequence[Array], threads: int, *, exact: bool
+        self, library: bytes, entry: str, weights: Iterable[Array], threads: int, *, exact: bool
     ) -> None:
         self.threads = threads
         self._exact = exact

@@ -162,10 +162,10 @@ def compile_model(
         passes=tuple(_note(n) for n in context.notes),
         entry=library.entry,
         report=_report(before, after, context.notes, lowered, clock.seconds)
-        | {"arena": library.arena, "weights": sum(array.nbytes for _, array in lowered.weights)},
+        | {"arena": library.arena, "weights": lowered.weight_bytes},
     )
     artifact = Artifact(
-        manifest=manifest, library=library.code, weights=dict(lowered.weights), graph=text
+        manifest=manifest, library=library.code, weights=lowered.weights, graph=text
     )
     if oracle is None:
         return artifact
@@ -193,13 +193,13 @@ def _oracle(model: Source, graph: Graph) -> Callable[[], Session]:
         return torch_session
     if isinstance(model, str | Path) and Path(model).suffix != ".nir":
         path = Path(model)
-        return lambda: OnnxSession(path, threads=1)
+        return lambda: OnnxSession(path, threads=1, lean=True)
     if isinstance(model, str | Path | Graph):
         from tunesmith.ir.onnx_export import export_onnx
 
         model = export_onnx(graph)
     proto: onnx.ModelProto = cast("Any", model)
-    return lambda: OnnxSession(proto, threads=1)
+    return lambda: OnnxSession(proto, threads=1, lean=True)
 
 
 def _check_elements(graph: Graph) -> None:

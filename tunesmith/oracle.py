@@ -103,16 +103,25 @@ def open_session(
 
 
 class OnnxSession:
-    """A model in ONNX Runtime at its best: all optimizations, spinning as by default."""
+    """A model in ONNX Runtime at its best: all optimizations, spinning as by default.
+
+    `lean` reads weights where they are mapped and packs none of them: slow, for results only.
+    """
 
     def __init__(
-        self, model: str | Path | bytes | SerializableModel, *, threads: int | None = None
+        self,
+        model: str | Path | bytes | SerializableModel,
+        *,
+        threads: int | None = None,
+        lean: bool = False,
     ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, not printed
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        if lean:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         if threads:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1

@@ -98,6 +98,54 @@ SAMPLES: dict[str, Sample] = {
             sha256="fe2d2eb49c5f88a9e0a6c048e15d6ffdf86235519c2afc535044de433169ec8c",
             description="the type of a file from its bytes, opset 15, tf2onnx",
         ),
+        *(
+            Sample(
+                name=f"silero-vad{name}",
+                package="silero-vad",
+                version="6.2.3",
+                file=f"silero_vad/data/silero_vad{file}.onnx",
+                sha256=sha256,
+                description=f"whether somebody speaks, {description}",
+            )
+            for name, file, sha256, description in (
+                (
+                    "",
+                    "",
+                    "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
+                    "opset 16, spox, 25 nested `If`",
+                ),
+                (
+                    "-op15",
+                    "_16k_op15",
+                    "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
+                    "opset 15, 12 nested `If`",
+                ),
+                (
+                    "-half",
+                    "_half",
+                    "1e0b195ad4806595ef4466f419d16fca7e4afcfc6669b8c0b5f76ea87547c769",
+                    "opset 16, other weights",
+                ),
+                (
+                    "-ifless",
+                    "_op18_ifless",
+                    "7671cd04b004e9076da0d4a7b1a5aec36adf161c39230c1cb94a4fd5db6bbd28",
+                    "opset 18, one `If`",
+                ),
+                (
+                    "-openvino",
+                    "_openvino_16k",
+                    "7776b81ad1b0350c15d7f1555943b9232eb53e9ca5d989c6d0cea9ebc8664d87",
+                    "opset 16, static",
+                ),
+                (
+                    "-sequence",
+                    "_16k_sequence",
+                    "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
+                    "opset 16, many frames at once",
+                ),
+            )
+        ),
     )
 }
 

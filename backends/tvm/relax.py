@@ -25,6 +25,7 @@ from .index import Sizes
 from .kernels.kernel import Kernel, WeightUse, build_kernel
 from .kernels.literals import TVM_DTYPE
 from .schedule.knobs import Knobs
+from .weights import PackedWeights
 
 __all__ = ["lower_graph"]
 
@@ -115,12 +116,13 @@ class _Module:
         for number, (key, use) in enumerate(self.uses.items()):
             dtype = TVM_DTYPE[use.constant.type.dtype]
             slots[key] = relax.Var(f"w{number}", relax.TensorType(use.shape(), dtype))
+        weights = PackedWeights([*self.uses.values()])
         with ThreadPoolExecutor(1) as pool:  # packing leaves the interpreter free
-            packed = [pool.submit(use.array) for use in self.uses.values()]
+            packed = pool.submit(weights.pack)
             module = self._main(params, slots)
-        weights = [(f"w{number}", array.result()) for number, array in enumerate(packed)]
+        packed.result()
         return Lowered(
-            self.graph, self.target, module, self.functions, weights, self.table,
+            self.graph, self.target, module, self.functions, weights, weights.nbytes, self.table,
             self.sizes.named(), {k.name: k for k in self.kernels if k.template is not None},
         )  # fmt: skip
 

@@ -14,12 +14,14 @@ from .linear import LINEAR
 from .math import MATH
 from .microsoft import MICROSOFT, UNDEFINED
 from .microsoft_attention import MICROSOFT_ATTENTION
+from .microsoft_decoder import MICROSOFT_DECODER
+from .microsoft_fused import MICROSOFT_FUSED
 from .microsoft_quantized import MICROSOFT_QUANTIZED
 from .movement import MOVEMENT
 from .norm import NORM
 from .places import PLACES
 from .quantize import QUANTIZE
-from .recurrent import RECURRENT
+from .recurrent import MICROSOFT_RECURRENT, RECURRENT
 from .reduce import REDUCE
 from .regions import REGIONS
 from .resize import RESIZE
@@ -44,14 +46,15 @@ RULES: dict[tuple[str, str], tuple[tuple[int, Rule], ...]] = {
         ("", (ACTIVATION, ATTENTION, CONTROL, CONVOLUTION, DATA_SIZES, DECONVOLUTION, GRAMS, GRID,
               LINEAR, MATH, MOVEMENT, NORM, PLACES, QUANTIZE, RECURRENT, REDUCE, REGIONS,
               RESIZE, SEQUENCE, SHAPE, SIGNAL, SLICING, UNDEFINED)),
-        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_QUANTIZED)),
+        ("com.microsoft", (MICROSOFT, MICROSOFT_ATTENTION, MICROSOFT_DECODER, MICROSOFT_FUSED,
+                           MICROSOFT_QUANTIZED, MICROSOFT_RECURRENT)),
     )
     for table in tables
     for name, rules in table.items()
 }  # fmt: skip
 
 HINTS = {
-    ("com.microsoft", "GroupQueryAttention"): "export attention as `Attention` of opset 23",
+    ("com.microsoft", "SparseAttention"): "export attention as `Attention` of opset 23",
 }
 
 

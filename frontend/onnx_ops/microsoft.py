@@ -14,7 +14,6 @@ from ..onnx_call import Call, Result, Rule, Table
 from .attention import from_heads, rotated, to_heads
 from .building import cast_to, permute, reshape_to, slice_to
 from .linear import multiplied
-from .microsoft_attention import key_mask
 
 __all__ = ["MICROSOFT", "UNDEFINED"]
 
@@ -128,37 +127,6 @@ def _rotary(call: Call) -> Result:
     return from_heads(y) if flat else y
 
 
-def _multi_head(call: Call) -> Result:
-    heads = call.integer("num_heads")
-    if call.rank(0) != 3 or not call.has(1) or not call.has(2):
-        call.fail("packed queries, keys and values are not supported")
-    if any(call.has(i) for i in (6, 7)) or any(call.wants(i) for i in (1, 2, 3)):
-        call.fail("past keys and values are not supported")
-    q, k, v = call.x(0), call.x(1), call.x(2)
-    if call.has(3):
-        bias, widths = call.x(3), [q.shape[2], k.shape[-1], v.shape[-1]]
-        start = 0
-        parts = []
-        for width in widths:
-            if not isinstance(width, int):
-                call.fail("a bias needs known widths")
-            parts.append(ops.slice_(bias, axis=0, start=start, stop=start + width))
-            start += width
-        q, k, v = q + parts[0], k + parts[1], v + parts[2]
-    q = to_heads(call, q, heads)
-    k = to_heads(call, k, heads) if len(k.shape) == 3 else k
-    v = to_heads(call, v, heads) if len(v.shape) == 3 else v
-    size = q.shape[3]
-    if not isinstance(size, int):
-        call.fail(f"needs a known head size, not {size}")
-    scale = call.number("scale", 0.0) or size**-0.5
-    mask = key_mask(call, 4, q, k.shape[2])
-    if call.has(5):
-        mask = call.x(5) if mask is None else mask + call.x(5)
-    causal = bool(call.integer("unidirectional", 0))
-    return from_heads(ops.attention(q, k, v, mask, scale=scale, causal=causal, masked_row="zero"))
-
-
 # What ONNX Runtime writes into the standard domain, though ONNX does not define it.
 UNDEFINED: Table = {"SimplifiedLayerNormalization": ((1, _rms_norm),)}
 
@@ -169,7 +137,6 @@ MICROSOFT: Table = {
     "FusedMatMul": ((1, _fused_matmul),),
     "Gelu": ((1, _gelu("none")),),
     "LayerNormalization": ((1, _layer_norm),),
-    "MultiHeadAttention": ((1, _multi_head),),
     "QuickGelu": ((1, _quick_gelu),),
     "RotaryEmbedding": ((1, _rotary),),
     "SimplifiedLayerNormalization": ((1, _rms_norm),),

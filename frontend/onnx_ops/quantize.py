@@ -15,7 +15,7 @@ from .convolution import convolved_integers
 from .linear import integer_product
 from .narrow import converted, limits, widened
 
-__all__ = ["QUANTIZE", "dynamic"]
+__all__ = ["QUANTIZE", "dynamic", "quantized"]
 
 _FLOATS = (DType.f8e4m3fn, DType.f8e4m3fnuz, DType.f8e5m2, DType.f8e5m2fnuz, DType.f4e2m1)
 
@@ -68,7 +68,8 @@ def _scale_type(call: Call) -> DType:
     return DType.f32 if call.dtype(1).is_stored else call.dtype(1)
 
 
-def _quantized(call: Call, x: Expr, scale: Expr, zero: Expr | None, dtype: DType) -> Expr:
+def quantized(call: Call, x: Expr, scale: Expr, zero: Expr | None, dtype: DType) -> Expr:
+    """`x / scale + zero`, rounded to even and held within the type."""
     if dtype in _FLOATS:
         if zero is not None:
             call.fail(f"a zero point of {dtype} that is not zero is not supported")
@@ -90,7 +91,7 @@ def _quantize(call: Call) -> Result:
     if not x.dtype.is_float:
         x = cast_to(x, DType.f32)
     scale = _along(call, x, converted(call, scale, _scale_type(call)))
-    return _quantized(call, x, cast_to(scale, x.dtype), zero, dtype)
+    return quantized(call, x, cast_to(scale, x.dtype), zero, dtype)
 
 
 def dynamic(call: Call, x: Expr) -> tuple[Expr, Expr, Expr]:
@@ -100,7 +101,7 @@ def dynamic(call: Call, x: Expr) -> tuple[Expr, Expr, Expr]:
     low = ops.minimum(ops.reduce_min(x, axes=axes), 0.0)
     scale: Expr = (high - low) / 255.0
     zero: Expr = cast_to(ops.clip(ops.round_(-low / scale), low=0.0, high=255.0), DType.u8)
-    return _quantized(call, x, scale, zero, DType.u8), scale, zero
+    return quantized(call, x, scale, zero, DType.u8), scale, zero
 
 
 def _column(x: Expr) -> Expr:
@@ -117,7 +118,7 @@ def _qlinear_matmul(call: Call) -> Result:
     one: Expr = call.scalar_of(1.0, DType.f32)
     if exact_div(y_scale.type.size, 1) == 1:
         factor = reshape_to(factor, ()) if factor.type.size == 1 else factor
-    return _quantized(call, total * factor, one, reshape_to(y_zero, ()), y_zero.dtype)
+    return quantized(call, total * factor, one, reshape_to(y_zero, ()), y_zero.dtype)
 
 
 def _qlinear_conv(call: Call) -> Result:
@@ -132,7 +133,7 @@ def _qlinear_conv(call: Call) -> Result:
         factor = reshape_to(factor, (*factor.shape, *ones))
     scaled = cast_to(total, DType.f32) * factor
     one = call.scalar_of(1.0, DType.f32)
-    return _quantized(call, scaled, one, reshape_to(y_zero, ()), y_zero.dtype)
+    return quantized(call, scaled, one, reshape_to(y_zero, ()), y_zero.dtype)
 
 
 QUANTIZE: Table = {

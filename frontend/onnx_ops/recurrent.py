@@ -1,4 +1,8 @@
-"""Recurrent layers, unrolled over a known number of steps."""
+"""Recurrent layers, unrolled over a known number of steps.
+
+`DynamicQuantizeLSTM` is ONNX Runtime's: what a product reads becomes u8 by its own range, all of
+the input at once and the state at each step.
+"""
 
 # mypy: disable-error-code="no-any-return"
 # (operators hand back `Any`: their results are read from their types)
@@ -17,12 +21,15 @@ from ..limits import LIMITS
 from ..onnx_call import Call, Result, Rule, Table
 from .activation import softplus
 from .building import cast_to, permute, reshape_to, slice_to
+from .linear import integer_product
+from .quantize import dynamic
 
-__all__ = ["RECURRENT"]
+__all__ = ["MICROSOFT_RECURRENT", "RECURRENT"]
 
 Activation = Callable[[Expr], Expr]
 State = tuple[Expr, ...]
 Step = Callable[[Expr, State], State]
+Product = Callable[[Expr], Expr]
 
 _ALPHA = {"LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "HardSigmoid": 0.2, "Elu": 1.0}
 _SCALED = ("Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu")
@@ -34,8 +41,9 @@ class _Layer:
     """One direction: its weights, its activations, and whether it runs from the end."""
 
     call: Call
-    weight: Expr  # [gates * H, I]
-    again: Expr  # [gates * H, H]
+    weighted: Product  # [T, B, I] → [T, B, gates * H]
+    again: Expr | None  # [H, gates * H], if a part of it may be read
+    again_weighted: Product  # [B, H] → [B, gates * H]
     bias: tuple[Expr, Expr] | None  # of the input, and of the state
     peepholes: Expr | None
     activations: list[Activation]
@@ -55,7 +63,7 @@ class _Layer:
 
 
 def _rule(gates: int, states: int, defaults: tuple[str, ...],
-          step: Callable[[_Layer], Step]) -> Rule:  # fmt: skip
+          step: Callable[[_Layer], Step], quantized: bool = False) -> Rule:  # fmt: skip
     def rule(call: Call) -> Result:
         batch_first = bool(call.integer("layout", 0))
         x = permute(call.x(), (1, 0, 2)) if batch_first else call.x()
@@ -64,8 +72,10 @@ def _rule(gates: int, states: int, defaults: tuple[str, ...],
             call.fail(f"needs a known number of steps, not {length}", hint="fix it with `dims`")
         if length > LIMITS.steps:
             call.fail(f"{length} steps are too many to unroll; the limit is {LIMITS.steps}")
-        layers = _layers(call, gates, defaults)
+        layers = _layers(call, gates, defaults, quantized)
         lengths = _lengths(call, length)
+        if quantized and lengths is not None and any(layer.backwards for layer in layers):
+            call.fail("sequences of different lengths are quantized forwards only")
         results: list[list[Expr]] = [[] for _ in range(1 + states)]
         for number, layer in enumerate(layers):
             start = [_initial(call, 5 + i, number, batch, layer, batch_first)
@@ -87,27 +97,59 @@ def _joined(parts: list[Expr], axis: int) -> Expr:
     return parts[0] if len(parts) == 1 else ops.concat(*parts, axis=axis)
 
 
-def _layers(call: Call, gates: int, defaults: tuple[str, ...]) -> list[_Layer]:
+def _layers(call: Call, gates: int, defaults: tuple[str, ...], quantized: bool) -> list[_Layer]:
     direction = call.text("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
         call.fail(f"`direction` cannot be `{direction}`")
     count = 2 if direction == "bidirectional" else 1
     weight, again = call.x(1), call.x(2)
-    size = again.shape[-1]
-    if not isinstance(size, int) or weight.shape[:2] != (count, gates * size):
+    if quantized:  # which has rows for what is read, not for gates
+        size, width = again.shape[1], weight.shape[2]
+    else:
+        size, width = again.shape[2], weight.shape[1]
+    if not isinstance(size, int) or weight.shape[0] != count or width != gates * size:
         call.fail(f"its weights {weight.type} and {again.type} do not fit {count} directions")
     if call.integer("hidden_size", size) != size:
         call.fail(f"its `hidden_size` is not that of the weights, {size}")
     activations = _activations(call, defaults * count)
     each = len(defaults)
-    return [
-        _Layer(
-            call, _direction(weight, i), _direction(again, i), _biases(call, i, gates * size),
-            _direction(call.x(7), i) if call.operator == "LSTM" and call.has(7) else None,
+    layers = []
+    for i in range(count):
+        if quantized:
+            matrix = None
+            first, second = (_integers(call, place, scale, i) for place, scale in ((1, 8), (2, 10)))
+        else:
+            matrix = permute(_direction(again, i), (1, 0))
+            first, second = (_floats(x) for x in (permute(_direction(weight, i), (1, 0)), matrix))
+        layers.append(_Layer(
+            call, first, matrix, second, _biases(call, i, gates * size),
+            _direction(call.x(7), i) if "LSTM" in call.operator and call.has(7) else None,
             activations[i * each : (i + 1) * each], size, direction == "reverse" or i == 1,
+        ))  # fmt: skip
+    return layers
+
+
+def _floats(matrix: Expr) -> Product:
+    """A product by a matrix."""
+    return lambda x: ops.matmul(x, matrix)
+
+
+def _integers(call: Call, place: int, scale: int, number: int) -> Product:
+    """A product by a matrix of integers, which has one scale and zero point, or one a column."""
+    matrix = _direction(call.x(place), number)
+    factor, zero = (
+        reshape_to(part, ()) if part.type.size == 1 else reshape_to(part, part.shape[-1:])
+        for part in (slice_to(call.x(i), 0, number, number + 1) for i in (scale, scale + 1))
+    )
+
+    def product(x: Expr) -> Expr:
+        codes, x_scale, x_zero = dynamic(call, x)
+        total = integer_product(
+            call, codes, cast_to(x_zero, DType.i32), matrix, cast_to(zero, DType.i32)
         )
-        for i in range(count)
-    ]  # fmt: skip
+        return cast_to(total, DType.f32) * (x_scale * factor)
+
+    return product
 
 
 def _direction(x: Expr, number: int) -> Expr:
@@ -198,19 +240,22 @@ def _unrolled(
     """All outputs `[T, 1, B, H]`, and the states at the end."""
     length, batch = x.shape[:2]
     assert isinstance(length, int)
-    inputs = ops.matmul(x, permute(layer.weight, (1, 0)))
+    inputs = layer.weighted(x)
     if layer.bias is not None:
         inputs = inputs + layer.bias[0]
     outputs: list[Expr] = []
+    given = state
     for i in range(length):
         at = length - 1 - i if layer.backwards else i
-        now = step(reshape_to(slice_to(inputs, 0, at, at + 1), inputs.shape[1:]), state)
+        now = step(reshape_to(slice_to(inputs, 0, at, at + 1), inputs.shape[1:]), given)
         shown = now[0]
         if lengths is not None:
             going = ops.greater(lengths, at)
             now = tuple(ops.where(going, a, b) for a, b in zip(now, state, strict=True))
             shown = ops.where(going, shown, 0.0)
-        state = now
+        given = state = now
+        if not layer.backwards:  # zeros of sequences that have ended have no part in a range
+            given = (shown, *state[1:])
         outputs.append(reshape_to(shown, (1, 1, batch, layer.size)))
     if layer.backwards:
         outputs.reverse()
@@ -221,7 +266,7 @@ def _unrolled(
 
 def _through(layer: _Layer, h: Expr) -> Expr:
     """What the state adds to the gates."""
-    found: Expr = ops.matmul(h, permute(layer.again, (1, 0)))
+    found = layer.again_weighted(h)
     return found if layer.bias is None else found + layer.bias[1]
 
 
@@ -235,7 +280,8 @@ def _rnn(layer: _Layer) -> Step:
 def _gru(layer: _Layer) -> Step:
     f, g = layer.activations
     reset_last = bool(layer.call.integer("linear_before_reset", 0))
-    again = permute(layer.again, (1, 0))
+    again = layer.again
+    assert again is not None
 
     def step(x: Expr, state: State) -> State:
         (h,) = state
@@ -284,4 +330,7 @@ RECURRENT: Table = {
     "GRU": ((7, _rule(3, 1, ("Sigmoid", "Tanh"), _gru)),),
     "LSTM": ((7, _rule(4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm)),),
     "RNN": ((7, _rule(1, 1, ("Tanh",), _rnn)),),
+}
+MICROSOFT_RECURRENT: Table = {
+    "DynamicQuantizeLSTM": ((1, _rule(4, 2, ("Sigmoid", "Tanh", "Tanh"), _lstm, quantized=True)),),
 }

@@ -54,7 +54,7 @@ class Guarded:
     def __init__(self, built: Built, side: Side) -> None:
         self.side: Side = side
         self.names = [value.name for value in built.graph.inputs]
-        weights = [guard(array, side, ALIGNMENT) for _, array in built.lowered.weights]
+        weights = [guard(array, side, ALIGNMENT) for array in built.lowered.weights.values()]
         code, entry = built.library.code, built.library.entry
         self.module = TvmModule(code, entry, weights, 1, exact=False)
 

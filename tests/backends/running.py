@@ -53,7 +53,7 @@ class Built:
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """The outputs for some inputs."""
-        weights = [array for _, array in self.lowered.weights]
+        weights = [*self.lowered.weights.values()]
         module = TvmModule(self.library.code, self.library.entry, weights, 1, exact=False)
         return module([np.asarray(feeds[value.name], order="C") for value in self.graph.inputs])
 

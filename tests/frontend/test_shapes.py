@@ -285,6 +285,35 @@ def test_a_window_bounds_a_symbol() -> None:
     assert graph.symbols()["W"].low == 3
 
 
+def pooled(*steps: int) -> ModelProto:
+    """Windows of a step behind each other, over axis S, whose last result has one element."""
+    nodes = [
+        node("AveragePool", ["x" if not i else f"p{i - 1}"], [f"p{i}"], kernel_shape=[step],
+             strides=[step])
+        for i, step in enumerate(steps)
+    ]  # fmt: skip
+    nodes.append(node("Squeeze", [f"p{len(steps) - 1}", "two"], ["y"]))
+    proto = model(nodes, {"x": (F32, ["B", 8, "S"])}, ["y"], {"two": np.array([2])})
+    return of_type(proto, y=(F32, 2))
+
+
+@pytest.mark.parametrize(
+    ("steps", "low", "high"), [((4,), 4, 7), ((4, 2), 8, 15), ((5, 1, 3), 15, 29)]
+)
+def test_a_quotient_that_must_be_one_bounds_the_symbol_under_it(
+    steps: tuple[int, ...], low: int, high: int
+) -> None:
+    feeds = {"x": np.arange(2 * 8 * high, dtype=np.float32).reshape(2, 8, high)}
+    graph = check(pooled(*steps), feeds)
+    symbol = graph.symbols()["S"]
+    assert (symbol.low, symbol.high) == (low, high)
+    check(pooled(*steps), {"x": feeds["x"][:, :, :low]})
+    within = import_model(pooled(*steps), dims={"S": (low, high)})  # known from the bounds alone
+    assert sizes(str(within.outputs[0].type)) == "[B, 8]"
+    with pytest.raises(FrontendError, match=f"works for {low}..{high} only"):
+        import_model(pooled(*steps), dims={"S": (low, high + 1)})
+
+
 def test_a_window_over_a_size_that_is_no_symbol_is_imported() -> None:
     kernel = np.ones((1, 1, 3, 3), np.float32)
     chain = [node("Conv", [f"x{i}", "w"], [f"x{i + 1}"], strides=[2, 2]) for i in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -71,6 +72,11 @@ class WeightUse:
             return (int(self.constant.array.size),)
         inner, cols = self.constant.array.shape
         return (-(-cols // self.knobs.tile_n), inner, self.knobs.tile_n)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what `array` returns."""
+        return math.prod(self.shape()) * self.constant.type.dtype.bytes
 
     def array(self) -> NDArray[np.generic]:
         """The elements as the kernel reads them."""

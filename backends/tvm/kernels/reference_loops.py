@@ -18,8 +18,10 @@ from ..index import Index, int64
 from .literals import TVM_DTYPE, immediate
 from .loops import for_each, is_large
 from .movement import wrapped
+from .ordering import order
 from .scalar import cast_to, is_nan
 from .suppress import emit_suppress
+from .topk import emit_topk
 
 __all__ = ["LOOP_KERNELS", "emit_loops"]
 
@@ -112,26 +114,6 @@ def _better(greater: bool, dtype: DType) -> Combine:
     return pick
 
 
-def _before(greatest: bool, dtype: DType, nan_first: bool) -> tuple[Combine, Combine]:
-    """Whether one element stands before another, and whether before it or beside it.
-
-    All NaNs stand at one end. Neither test is the negation of the other: TVM knows no NaN.
-    """
-
-    def before(x: Prim, y: Prim) -> Prim:
-        wins = x > y if greatest else x < y
-        if not dtype.is_float:
-            return wins
-        odd, even = (x, y) if nan_first else (y, x)
-        return tirx.any(wins, tirx.all(is_nan(odd), tirx.Not(is_nan(even))))
-
-    def beside(x: Prim, y: Prim) -> Prim:
-        wins = x >= y if greatest else x <= y
-        return tirx.any(wins, is_nan(x if nan_first else y)) if dtype.is_float else wins
-
-    return before, beside
-
-
 def _reduce(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> None:
     (x,) = node.present_operands
     rank = x.type.rank
@@ -178,7 +160,7 @@ def _arg(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> Non
     (x,) = node.present_operands
     axis = _int(node, "axis") % x.type.rank
     dtype = _wide(x.type.dtype)
-    before, beside = _before(node.op.name == "argmax", dtype, nan_first=True)
+    before, beside = order(node.op.name == "argmax", dtype, nan_first=True)
     ahead = beside if node.attributes["last"] else before
     outer_shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
 
@@ -219,39 +201,6 @@ def _cumsum(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> 
             else:
                 _put(total, _get(total) + value)
                 T.buffer_store(stores[0], cast_to(_get(total), dtype, x.type.dtype), [at])
-
-    _nest(evaluator, outer_shape, line, is_large(x.type.size))
-
-
-def _topk(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> None:
-    """The rank of each element is the number of those that stand before it: stable, no sort."""
-    (x,) = node.present_operands
-    axis = _int(node, "axis") % x.type.rank
-    size = evaluator.sizes.expr(x.type.shape[axis])
-    outer_shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
-    kept = node.results[0].type.shape
-    largest = bool(node.attributes["largest"])
-    dtype = _wide(x.type.dtype)
-    before, beside = _before(largest, dtype, nan_first=largest)  # NaN is greater than all others
-
-    def line(outer: list[Prim]) -> None:
-        def read(place: Prim) -> Prim:
-            value = _read(evaluator, x, [*outer[:axis], place, *outer[axis:]])
-            return T.Bind(cast_to(value, x.type.dtype, dtype))
-
-        with T.serial(size) as i:
-            value = read(i)
-            rank = _cell(DType.i64)
-            _put(rank, int64(0))
-            with T.serial(size) as j:
-                other = read(j)
-                first = tirx.any(before(other, value), tirx.all(beside(other, value), j < i))
-                _put(rank, _get(rank) + cast_to(first, DType.bool, DType.i64))
-            with T.If(_get(rank) < evaluator.sizes.expr(kept[axis])), T.Then():
-                parts = [*outer[:axis], _get(rank), *outer[axis:]]
-                at = Index.of(kept, parts, evaluator.sizes).flat()
-                T.buffer_store(stores[0], cast_to(value, dtype, x.type.dtype), [at])
-                T.buffer_store(stores[1], i, [at])
 
     _nest(evaluator, outer_shape, line, is_large(x.type.size))
 
@@ -406,7 +355,7 @@ LOOP_KERNELS: dict[str, Callable[[Evaluator, Node, Sequence[tirx.Buffer]], None]
     "argmax": _arg,
     "argmin": _arg,
     "cumsum": _cumsum,
-    "topk": _topk,
+    "topk": emit_topk,
     "scatter_nd": _scatter_nd,
     "conv": _conv,
     "max_pool": _pool,

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: a row after the other, each box against those that remain before it."""
+"""Non-maximum suppression: a row after the other, each box against those that remain so far."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def emit_suppress(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer
     boxes, scores, most, overlap, lowest = node.present_operands
     rows, count = scores.type.shape
     (kept,) = stores
+    sizes = evaluator.sizes
 
     def read(value: Value, *parts: Prim) -> Prim:
         return evaluator.fresh().read(value, Index.of(value.type.shape, parts, evaluator.sizes))
@@ -52,6 +53,8 @@ def emit_suppress(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer
     def line(row: Prim) -> None:
         remain = T.alloc_buffer((int64(1),), "int64", scope="local")
         alive = T.alloc_buffer((int64(1),), "int64", scope="local")
+        # what remains, side by side: a box meets no other
+        held = T.alloc_buffer((sizes.expr(count) * int64(4) + int64(4),), _FLOAT)
         T.buffer_store(remain, int64(0), [int64(0)])
         with T.serial(evaluator.sizes.expr(count)) as i:
             T.buffer_store(kept, tirx.IntImm("bool", 0), [place(row, i)])
@@ -59,12 +62,17 @@ def emit_suppress(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer
                 with T.Then():
                     box = corners(row, i)
                     T.buffer_store(alive, int64(1), [int64(0)])
-                    with T.serial(i) as j:
-                        with T.If(kept[place(row, j)]), T.Then():
-                            with T.If(clashes(box, corners(row, j))), T.Then():
-                                T.buffer_store(alive, int64(0), [int64(0)])
+                    with T.serial(remain[int64(0)]) as j:
+                        with T.If(alive[int64(0)] > int64(0)), T.Then():
+                            ends = [T.Bind(held[j * int64(4) + int64(k)]) for k in range(4)]
+                            with T.If(clashes(box, [(ends[0], ends[1]), (ends[2], ends[3])])):
+                                with T.Then():
+                                    T.buffer_store(alive, int64(0), [int64(0)])
                     with T.If(alive[int64(0)] > int64(0)), T.Then():
                         T.buffer_store(kept, tirx.IntImm("bool", 1), [place(row, i)])
+                        for k, end in enumerate(end for pair in box for end in pair):
+                            at = remain[int64(0)] * int64(4) + int64(k)
+                            T.buffer_store(held, end, [at])
                         T.buffer_store(remain, remain[int64(0)] + int64(1), [int64(0)])
 
     for_each(rows, evaluator.sizes, is_large(scores.type.size), line)

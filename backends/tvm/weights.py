@@ -1,0 +1,53 @@
+"""The weights of an artifact: packed for their kernels when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.ir.constants import release
+
+from .kernels.kernel import WeightUse
+
+__all__ = ["KEPT_BYTES", "PackedWeights"]
+
+KEPT_BYTES = 512 << 20
+
+
+class PackedWeights(Mapping[str, NDArray[np.generic]]):
+    """What each kernel reads, by name: `w0`, `w1`, …
+
+    Weights are mapped files mostly, and packed ones are memory. So they are kept if all of them
+    are no more than `KEPT_BYTES`; beyond that each is packed whenever it is asked for, and whoever
+    writes them one after the other has one of them at a time.
+    """
+
+    def __init__(self, uses: Sequence[WeightUse]) -> None:
+        self._uses = {f"w{number}": use for number, use in enumerate(uses)}
+        self._kept: dict[str, NDArray[np.generic]] = {}
+        self.nbytes = sum(use.nbytes for use in uses)
+        self.keeps = self.nbytes <= KEPT_BYTES
+
+    def __getitem__(self, name: str) -> NDArray[np.generic]:
+        if name in self._kept:
+            return self._kept[name]
+        use = self._uses[name]
+        array = use.array()
+        if not np.may_share_memory(array, use.constant.array):
+            release(use.constant.array)
+        if self.keeps:
+            self._kept[name] = array
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._uses)
+
+    def __len__(self) -> int:
+        return len(self._uses)
+
+    def pack(self) -> None:
+        """Pack all now, if they are kept."""
+        for name in self._uses if self.keeps else ():
+            _ = self[name]

@@ -1,0 +1,94 @@
+"""Memory of compiling: how it is measured, and what keeps it low."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks.memory import measure
+from benchmarks.memory_model import LAYER_BYTES, WIDTH, build_decoder
+from tunesmith.backends.tvm import weights
+from tunesmith.backends.tvm.kernels.kernel import WeightUse
+from tunesmith.ir.constants import Constant, release
+
+MIB = 1 << 20
+
+
+def resident() -> int:
+    """Bytes of mapped files that this process has in memory."""
+    rows = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("Pss_File"))
+
+
+def test_the_peak_of_a_child_and_its_child_is_seen() -> None:
+    """A process that starts another: both hold memory, and let it go before they end."""
+    inner = "x = bytearray(96 << 20); import time; time.sleep(1.5)"
+    outer = (
+        f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {inner!r}]);"
+        " y = bytearray(64 << 20); p.wait(); del y; time.sleep(0.1)"
+    )
+    peaks, seconds, status = measure([sys.executable, "-c", outer])
+    assert status == 0 and seconds > 1.5 and peaks.samples > 5
+    for name in ("Pss", "Pss_Anon", "Private_Dirty"):
+        assert 160 * MIB <= peaks.bytes[name] <= 200 * MIB, name
+
+
+def test_a_failure_is_seen() -> None:
+    assert measure([sys.executable, "-c", "raise SystemExit(3)"])[2] == 3
+
+
+def test_pages_of_a_file_are_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    np.arange(8 * MIB, dtype=np.float32).tofile(path)
+    mapped = np.memmap(path, np.float32, "r").reshape(4, -1)[1:].T
+    before = resident()
+    total = float(mapped.sum(dtype=np.float64))
+    assert resident() - before >= 20 * MIB
+    release(mapped)
+    assert resident() - before <= 4 * MIB
+    assert float(mapped.sum(dtype=np.float64)) == total
+    before = resident()
+    _ = Constant(mapped).digest  # gives back what it read, and what was there before
+    assert resident() <= before - 16 * MIB
+
+
+def test_only_pages_that_nobody_writes_are_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    np.zeros(MIB, np.float32).tofile(path)
+    changed = np.memmap(path, np.float32, "c")
+    changed[:] = 7
+    own = np.full(MIB, 7, np.float32)
+    for array in (changed, own, own[::2]):
+        release(array)
+        assert (array == 7).all()
+
+
+@pytest.mark.tvm
+def test_weights_beyond_the_limit_are_packed_whenever_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uses = [WeightUse(Constant(np.full((8, 4), i, np.float32))) for i in range(3)]
+    monkeypatch.setattr(weights, "KEPT_BYTES", 3 * 8 * 4 * 4)
+    kept = weights.PackedWeights(uses)
+    assert [*kept] == ["w0", "w1", "w2"] and kept.nbytes == 384
+    kept.pack()
+    assert kept["w1"] is kept["w1"]
+    monkeypatch.setattr(weights, "KEPT_BYTES", 3 * 8 * 4 * 4 - 1)
+    anew = weights.PackedWeights(uses)
+    anew.pack()
+    assert anew["w1"] is not anew["w1"]
+    np.testing.assert_array_equal(anew["w2"], np.full(32, 2, np.float32))
+
+
+def test_the_model_is_as_large_as_it_says(tmp_path: Path) -> None:
+    path, size = build_decoder(tmp_path, 1)
+    assert size == LAYER_BYTES
+    assert (tmp_path / "weights.bin").stat().st_size >= size
+    model = onnx.load(path, load_external_data=False)
+    onnx.checker.check_model(str(path))
+    assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] \
+        == ["batch", "rows", WIDTH]  # fmt: skip
