@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tunesmith.ir.builder import Builder
 from tunesmith.ir.dims import Dim, DimExpr, exact_div, floor_div
 from tunesmith.ir.ops import Expr
-from tunesmith.ir.opset import concat, dim_value, reshape
+from tunesmith.ir.opset import cast, concat, dim_value, reshape
 from tunesmith.ir.types import DType
 
 from .onnx_shapes import at_least, same
@@ -49,10 +49,11 @@ def as_content(array: NDArray[np.generic]) -> Content:
 
 
 def emit_content(builder: Builder, content: Content, dtype: DType) -> Expr:
-    """Write known elements as data."""
-    items = content.reshape(-1).tolist()
+    """Write known elements as data: each is rounded once, when it is an element of its type."""
+    items = [_settled(item) for item in content.reshape(-1).tolist()]
     if all(isinstance(item, bool | int | float) for item in items):
-        return builder.constant(np.array(items, dtype.numpy).reshape(content.shape))
+        with np.errstate(over="ignore"):  # what a type cannot hold is infinite in it
+            return builder.constant(np.array(items, dtype.numpy).reshape(content.shape))
     with builder:
         exprs = [_emit_item(builder, item, dtype) for item in items]
         if content.ndim == 0:
@@ -65,11 +66,20 @@ def emit_content(builder: Builder, content: Content, dtype: DType) -> Expr:
         return found
 
 
+def _settled(item: Item) -> Item:
+    """A quotient of two numbers as the number that it is."""
+    if isinstance(item, Ratio) and isinstance(item.numerator, int):
+        return item.numerator / item.denominator
+    return item
+
+
 def _emit_item(builder: Builder, item: Item, dtype: DType) -> Expr:
     if isinstance(item, DimExpr):
         found = dim_value(size=item, dtype=dtype)
     elif isinstance(item, Ratio):
-        found = dim_value(size=item.numerator, dtype=dtype) / item.denominator
+        wide = DType.f32 if dtype in (DType.f16, DType.bf16) else dtype  # which hold few sizes
+        found = dim_value(size=item.numerator, dtype=wide) / item.denominator
+        found = found if wide is dtype else cast(found, dtype=dtype)
     else:
         found = builder.constant(np.asarray(item, dtype.numpy))
     assert isinstance(found, Expr)

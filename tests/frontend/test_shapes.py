@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from tunesmith.frontend import import_model
 from tunesmith.ir.diagnostics import FrontendError
 from tunesmith.ir.dims import Dim
+from tunesmith.ir.interpreter import evaluate
 
 from .models import F32, I64, Array, check, counts, model, node
 
@@ -96,6 +97,38 @@ def test_sizes_in_rows() -> None:
         graph = check(proto, {"x": X})
         assert str(graph.outputs[0].type) == "f32[B, S, 8]"
         assert set(counts(graph)) <= {"reshape"}
+
+
+@pytest.mark.parametrize(("a", "b"), [(5.082, 5.59), (60000.0, 0.125), (60000.0, 40000.0)])
+@pytest.mark.parametrize("operator", ["Add", "Mul", "Sub", "Div"])
+def test_halves_that_are_known(operator: str, a: float, b: float) -> None:
+    """A quotient that stands for one has parts that no half can hold."""
+    half = TensorProto.FLOAT16
+    known = {"a": np.array(a, np.float16), "b": np.array(b, np.float16)}
+    proto = model(
+        [node(operator, ["a", "b"], ["c"]), node("Identity", ["c"], ["d"]),
+         node("Where", ["x", "c", "d"], ["y"])],
+        {"x": (TensorProto.BOOL, [2])}, {"y": half}, known,
+    )  # fmt: skip
+    graph = import_model(of_type(proto, y=(half, 1)))
+    with np.errstate(over="ignore"):
+        exact = {"Add": np.add, "Mul": np.multiply, "Sub": np.subtract, "Div": np.divide}
+        wanted = exact[operator](known["a"], known["b"])
+    (found,) = evaluate(graph, {"x": np.array([True, False])})
+    np.testing.assert_array_equal(found, np.full(2, wanted), strict=True)
+
+
+def test_a_part_of_a_size_in_half_precision() -> None:
+    """A third of a size that no half holds, of a third that one does."""
+    half = TensorProto.FLOAT16
+    proto = model(
+        [node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["h"], to=TensorProto.FLOAT),
+         node("Div", ["h", "three"], ["t"]), node("Cast", ["t"], ["y"], to=half)],
+        {"x": (F32, ["N"])}, {"y": half}, {"three": np.array(3, np.float32)},
+    )  # fmt: skip
+    graph = import_model(of_type(proto, y=(half, 1)))
+    (found,) = evaluate(graph, {"x": np.zeros(100_001, np.float32)})
+    np.testing.assert_array_equal(found, np.array([100_001 / 3], np.float16), strict=True)
 
 
 def test_padded_sizes() -> None:

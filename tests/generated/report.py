@@ -1,4 +1,4 @@
-"""`docs/generated.json`, every verdict that is not a pass, and `docs/generated.md`, the tables."""
+"""`docs/generated.json`, every verdict, and `docs/generated.md`, the tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 from tests.generated.corpus import ATOL, RTOL
 from tests.generated.stability import MOVES, UNITS
@@ -18,7 +19,7 @@ PACKAGES = ("onnx", "numpy", "apache-tvm", "apache-tvm-ffi", "onnxruntime")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 _HEAD = """\
-Written by `make generated`: no figure here was written by hand; what did not pass is by its seed in
+Written by `make generated`: no figure here was written by hand; every verdict is by its seed in
 `generated.json`. Models of eight operators that nnsmith draws at random (Liu et al., 2023), with
 inputs and with what PyTorch gives for them. Small ones are in `tests/generated/models`, and
 `make test` runs these."""
@@ -59,27 +60,57 @@ Same = Mapping[str, Mapping[str, str]]
 
 
 def write_report(folder: Path, found: Found, same: Same, ours: Sequence[str]) -> None:
-    """Write both files.
+    """Write both files; engines and models that did not run keep what the run before gave.
 
     `found` holds the title and the verdicts of each engine by its key, `same` what differs from
     before by the key of an engine that was given rewritten models.
     """
+    path = folder / "generated.json"
     versions = {name: metadata.version(name) for name in PACKAGES}
     lines = (line for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line)
     versions |= dict(line.split("==") for line in lines if not line.startswith("#"))
-    (folder / "generated.md").write_text(render(versions, found, same, ours), encoding="utf-8")
+    titles: dict[str, str] = {}
+    rows: dict[str, dict[str, Verdict]] = {}
+    unlike: dict[str, dict[str, str]] = {}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if before.get("versions") == versions:
+        titles, unlike = before["engines"], before["rewritten"]
+        for seed, by in before["models"].items():
+            for key, (column, reason, finite) in by.items():
+                rows.setdefault(key, {})[seed] = Verdict(column, reason, finite)
+    for key, (title, fresh) in found.items():
+        titles[key] = title
+        rows.setdefault(key, {}).update(fresh)
+    for key, differences in same.items():
+        unlike.setdefault(key, {}).update(differences)
+    whole = {key: (title, _sorted(rows[key])) for key, title in titles.items()}
+    unlike = {key: _sorted(by) for key, by in unlike.items()}
+    path.write_text(_as_json(versions, whole, unlike), encoding="utf-8")
+    (folder / "generated.md").write_text(render(versions, whole, unlike, ours), encoding="utf-8")
+
+
+Row = TypeVar("Row")
+
+
+def _sorted(rows: Mapping[str, Row]) -> dict[str, Row]:
+    return {seed: rows[seed] for seed in sorted(rows, key=int)}
+
+
+def _as_json(versions: Mapping[str, str], found: Found, same: Same) -> str:
+    """A line for each model, so that a difference of two runs can be read."""
     seeds = sorted({seed for _, rows in found.values() for seed in rows}, key=int)
-    rows = ",\n".join(
-        f"  {json.dumps(seed)}: " + json.dumps({
-            key: [rows[seed].column, rows[seed].reason] for key, (_, rows) in found.items()
-            if seed in rows and rows[seed].column != "pass"
-        })
-        for seed in seeds
-    )  # fmt: skip
-    titles = json.dumps({key: title for key, (title, _) in found.items()})
-    head = f'{{"versions": {json.dumps(versions)},\n "engines": {titles},\n'
-    text = f'{head} "others": {{\n{rows}\n}}}}\n'
-    (folder / "generated.json").write_text(text, encoding="utf-8")
+    lines = []
+    for seed in seeds:
+        by = {
+            key: [rows[seed].column, rows[seed].reason, rows[seed].finite]
+            for key, (_, rows) in found.items()
+            if seed in rows
+        }
+        lines.append(f"  {json.dumps(seed)}: {json.dumps(by)}")
+    titles = {key: title for key, (title, _) in found.items()}
+    head = f'{{"versions": {json.dumps(versions)},\n "engines": {json.dumps(titles)},\n'
+    models = ",\n".join(lines)
+    return f'{head} "rewritten": {json.dumps(same)},\n "models": {{\n{models}\n}}}}\n'
 
 
 def render(versions: Mapping[str, str], found: Found, same: Same, ours: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from onnx import ModelProto
 from tests.conformance.engines import Run
 from tests.conformance.suite import Array, Case, Value
 from tests.generated.answers import answers
-from tests.generated.report import render
+from tests.generated.report import render, write_report
 from tests.generated.stability import MOVES, UNITS, moved, unstable
 from tests.generated.vote import Answer, Verdict, differs, vote
 from tunesmith.oracle import max_ulp
@@ -176,3 +177,17 @@ def test_inputs_move_a_little_and_not_at_random() -> None:
             else:
                 np.testing.assert_array_equal(x, old)
     assert len({np.asarray(given[0]).tobytes() for given in first}) > MOVES // 2
+
+
+def test_what_did_not_run_keeps_its_rows(tmp_path: Path) -> None:
+    def table() -> str:
+        return (tmp_path / "generated.md").read_text(encoding="utf-8")
+
+    first = {"10": Verdict("mismatch", "no", False), "9": Verdict("pass")}
+    write_report(tmp_path, {"a": ("A", first), "b": ("B", first)}, {"b": {"9": "x"}}, ["a", "b"])
+    assert "| A | 2 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 1 | 0 | 0 | 1 |" in table()
+    write_report(tmp_path, {"a": ("A", {"10": Verdict("pass")})}, {"b": {"9": ""}}, ["a", "b"])
+    assert "| A | 2 | 2 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |" in table()
+    assert "| B | 2 | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 1 | 0 | 0 | 1 |" in table()
+    assert "| 10 | mismatch | b | no |" in table()
+    assert "| B | 1 | 1 | none |" in table()
