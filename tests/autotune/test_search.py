@@ -147,11 +147,11 @@ class Fake:
         pass
 
 
-def tasks(count: int = 2) -> list[Task]:
+def tasks(times: Sequence[float] = (0.01, 0.02)) -> list[Task]:
     return [
         Task(f"k{i}", Workload(template="gemm/1", text=f"kernel {i}", features={"rows": i}),
-             space(), seconds=0.01 * (i + 1), calls=1)
-        for i in range(count)
+             space(), seconds=seconds, calls=1)
+        for i, seconds in enumerate(times)
     ]  # fmt: skip
 
 
@@ -256,11 +256,41 @@ def test_kernels_of_one_template_hear_of_each_others_best() -> None:
     assert early & set(known)
 
 
-def test_time_goes_where_most_is_expected() -> None:
-    store, workers = Memory(), Fake()
-    one = tuner(store, workers, trials=8)
+@pytest.mark.parametrize("place", [0, 1])
+def test_time_goes_where_most_is_expected(place: int) -> None:
+    """Two kernels, alike but for their time: in turns, each would get 8 trials."""
+    times = [0.001, 0.001]
+    times[place] = 0.05
+    goal = Goal(device=DEVICE, versions="fake 1", trials=16)
+    workers = Fake()
+    one = Tuner(tasks(times), workers, Memory(), goal, clock=lambda: workers.now)
     one.run()
-    assert len(one.states[1].records) >= len(one.states[0].records), "the longer kernel first"
+    assert one.measured == 16
+    assert len(one.states[place].records) >= 12
+    assert len(one.states[1 - place].records) <= 4
+
+
+def test_a_kernel_without_hope_gets_no_more_time_than_shows_it() -> None:
+    """The longer one is exhausted after some rounds that brought nothing; the other goes on."""
+    verdicts: dict[tuple[int, ...], Verdict] = {
+        (tile, unroll, block): Verdict.wrong
+        for tile in VALUES["tile"] for unroll in VALUES["unroll"] for block in VALUES["block"]
+        if (tile, unroll, block) != tuple(DEFAULT.values())
+    }  # fmt: skip
+
+    class Half(Fake):
+        def measure(
+            self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
+        ) -> Iterator[Outcome]:
+            self.verdicts = verdicts if task.name == "k1" else {}
+            yield from super().measure(task, candidates, seconds)
+
+    workers = Half()
+    goal = Goal(device=DEVICE, versions="fake 1", trials=80)
+    one = Tuner(tasks(), workers, Memory(), goal, clock=lambda: workers.now)
+    one.run()
+    assert one.states[0].ratio < 0.75
+    assert len(one.states[1].records) <= 48, "ten rounds without a better one, and it is left alone"
 
 
 def test_the_budget_leaves_time_for_the_last_races() -> None:
