@@ -27,6 +27,7 @@ from tunesmith.backends.tvm.standalone import build_variant
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 from tunesmith.ir.text import parse_graph
+from tunesmith.runtime.cpu import physical_cores
 
 pytestmark = pytest.mark.tvm
 
@@ -107,13 +108,13 @@ def points(task: Task, count: int) -> list[dict[str, int]]:
 def planted(body: str, only: Mapping[str, int]) -> object:
     """A builder that writes `body` for some knobs, and the kernel for all others."""
 
-    def build(kernel: Kernel, where: Target, path: Path) -> str:
+    def build(kernel: Kernel, where: Target, path: Path) -> None:
         if kernel.chosen is None or kernel.chosen.numbers() != dict(only):
-            return build_variant(kernel, where, path)
+            build_variant(kernel, where, path)
+            return
         source = path.with_suffix(".c")
         source.write_text(HEAD + BODIES[body])
         link(str(path), [str(source)])
-        return body
 
     return build
 
@@ -188,12 +189,12 @@ def test_a_builder_that_hangs_or_dies_is_one_failed_trial() -> None:
     task = task_of("gemm")
     hanging, dying, good = points(task, 3)
 
-    def build(kernel: Kernel, where: Target, path: Path) -> str:
+    def build(kernel: Kernel, where: Target, path: Path) -> None:
         if kernel.chosen is not None and kernel.chosen.numbers() == hanging:
             time.sleep(1000)
         if kernel.chosen is not None and kernel.chosen.numbers() == dying:
             os.kill(os.getpid(), signal.SIGABRT)
-        return build_variant(kernel, where, path)
+        build_variant(kernel, where, path)
 
     made = LocalWorkers(target(), SIZES, 0, build_deadline=10.0, build=build)
     try:
@@ -245,3 +246,12 @@ def test_the_device_tells_machines_apart() -> None:
     assert facts["cores"] == 1 and facts["isa"] == one.machine.isa and facts["cpu"]
     assert device_of(target("x86-64-v3")) != device_of(one)
     assert "tvm" in versions_text()
+
+
+@pytest.mark.skipif(physical_cores() < 2, reason="there is one core")
+def test_what_measures_stays_on_a_core(workers: LocalWorkers) -> None:
+    """One thread, one core of several; what builds is free."""
+    list(workers.measure(task_of("gemm"), points(task_of("gemm"), 1), 0.01))
+    assert workers.runners.runner is not None
+    chosen = os.sched_getaffinity(workers.runners.runner[1].pid)
+    assert len(chosen) == 1 and chosen < os.sched_getaffinity(0)
