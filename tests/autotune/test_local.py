@@ -46,6 +46,15 @@ KERNELS = {
     "attention": ("%q: f32[1, 3, S, 16], %k: f32[1, 3, S, 16], %v: f32[1, 3, S, 16]",
                   "%y = attention(%q, %k, %v) {scale = 0.25}"),
     "matmul": ("%x: f32[2, S, 33], %z: f32[2, 33, 29]", "%y = matmul(%x, %z)"),
+    "norm": ("%x: f32[S, 405], %w: f32[405], %b: f32[405]",
+             "%y = layer_norm(%x, %w, %b) {epsilon = 1e-05}"),
+    "softmax": ("%x: f32[S, 3, 229]", "%y = softmax(%x)"),
+    "fold": ("%x: f32[B, S, 341]", "%y = reduce_max(%x) {axes = [2], keepdims = false}"),
+    "short fold": ("%x: f32[S, 9]", "%y = reduce_sum(%x) {axes = [1], keepdims = false}"),
+    "elements": ("%x: f32[S, 501], %z: f32[S, 501]", "%a = gelu(%x) %y = mul(%a, %z)"),
+    "narrow rows": ("%x: f32[S, 3, 7], %z: f32[7]", "%y = add(%x, %z)"),
+    "halves": ("%x: f16[S, 501]", "%y = add(%x, %x)"),
+    "turned": ("%x: f32[S, 9, 64]", "%y = transpose(%x) {perm = [1, 0, 2]}"),
 }  # fmt: skip
 SIZES = {"S": 37, "B": 2}
 
