@@ -230,8 +230,10 @@ def profile_files(files: Sequence[bytes], sizes: Mapping[str, int], turns: int) 
         return _profiles([Artifact.open(path) for path in paths], sizes, turns)
 
 
-def profile_paths(paths: Sequence[Path], sizes: Mapping[str, int], turns: int) -> list[Json]:
-    """Profile artifacts in a child, because this process must not run kernels.
+def profile_paths(
+    paths: Sequence[Path], sizes: Mapping[str, int], turns: int
+) -> list[list[Profiled]]:
+    """Profile artifacts in turns in a child, because this process must not run kernels.
 
     Raises:
         BackendError: one cannot be run.
@@ -240,8 +242,7 @@ def profile_paths(paths: Sequence[Path], sizes: Mapping[str, int], turns: int) -
     def work() -> dict[str, Any]:
         return {"turns": _profiles([Artifact.open(path) for path in paths], sizes, turns)}
 
-    turned: list[Json] = answer_of_child(work, _DEADLINE, _HINT)["turns"]
-    return turned
+    return _read(answer_of_child(work, _DEADLINE, _HINT)["turns"])
 
 
 def _profiles(artifacts: Sequence[Artifact], sizes: Mapping[str, int], turns: int) -> list[Json]:

@@ -214,6 +214,37 @@ def test_a_killed_search_goes_on_with_the_same_hints() -> None:
     assert content(parts) == content(whole)
 
 
+@pytest.mark.parametrize("ratio", [0.9, 1.1])
+def test_without_time_to_search_the_knobs_of_near_shapes_race(ratio: float) -> None:
+    """They are chosen if they win here, and not for having won elsewhere."""
+    near = {**DEFAULT, "tile": 8, "block": 128}
+
+    class Here(Fake):
+        def measure(
+            self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
+        ) -> Iterator[Outcome]:
+            self.asked += map(dict, candidates)
+            for _ in candidates:
+                yield Outcome(Verdict.ok, (ratio * 1e-3,) * 15, (1e-3,) * 15, checked=True)
+
+    store, workers = Memory(), Here()
+    for number, knobs in enumerate([near, {**near, "tile": 16}]):
+        work = Workload(template="gemm/1", text=f"other {number}", features={"rows": -9 * number})
+        store.add(Record(workload=work, device=DEVICE, versions="fake 1", seed=CONFIRMED,
+                         knobs=knobs, trial=0, verdict=Verdict.ok, checked=True,
+                         seconds=(0.9,) * 15, baseline=(1.0,) * 15))  # fmt: skip
+    one = tuner(store, workers, trials=0)
+    one.run()
+    one.choose()
+    assert workers.asked == [near, near], "the nearest one, for each kernel"
+    chosen = [s.chosen.knobs if s.chosen is not None else None for s in one.states]
+    assert chosen == ([near, near] if ratio < 1 else [None, None])
+    again = tuner(store, workers, trials=0, seconds=-1.0)
+    again.run()
+    again.choose()
+    assert len(workers.asked) == 2, "no time is left"
+
+
 def test_two_tuners_of_one_model_share_their_trials() -> None:
     """The second has made its plans when the first stores its trials: these count for both."""
     store = Memory()
