@@ -37,7 +37,7 @@ pytestmark = [
 ]
 
 OURS = "TUNESMITH_TEST_BOARDS"
-PORT, SERVERS = 26_411, (26_412, 26_413)
+PORT, SERVERS, STOCK = 26_411, (26_412, 26_413), 26_414
 ADDRESS = ("127.0.0.1", PORT)
 
 
@@ -278,6 +278,37 @@ def test_content_is_what_its_name_says_and_has_no_path(lab: Lab, boards: Boards)
             board.ask(request, b"other", seconds=10.0)
     large = os.urandom((9 << 20) + 5)  # in three parts
     assert board.keep(large) in board.kept
+
+
+def test_a_server_that_is_not_ours_is_refused(lab: Lab) -> None:
+    """TVM's own, which would run candidates in the session."""
+    pytest.importorskip("cloudpickle")
+    env = os.environ | {OURS: lab.mark}
+    arguments = ["--host", "127.0.0.1", "--port", str(STOCK), "--port-end", str(STOCK + 1),
+                 "--tracker", f"127.0.0.1:{PORT}", "--key", "stock", "--silent"]  # fmt: skip
+    with subprocess.Popen([sys.executable, "-m", "tvm.exec.rpc_server", *arguments],
+                          env=env, stderr=subprocess.DEVNULL) as server:  # fmt: skip
+        try:
+            end = time.monotonic() + 60
+            while not listening(STOCK) and time.monotonic() < end:
+                time.sleep(0.2)
+            with pytest.raises(TuneError, match="not ours"):
+                Board(ADDRESS, "stock")
+        finally:
+            server.kill()
+            for pid in set(processes(lab.mark)) - known_of(lab):
+                os.kill(pid, signal.SIGKILL)  # TVM's command leaves its server behind
+
+
+def known_of(lab: Lab) -> set[int]:
+    """The tracker, the boards, and all that is theirs."""
+    found = {process.pid for process in lab.running.values()}
+    for pid in sorted(processes(lab.mark)):
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/status").read_text()
+            if int(words.partition("\nPPid:")[2].split()[0]) in found:
+                found.add(pid)
+    return found
 
 
 def test_the_command_tunes_on_a_board_and_compiles_with_its_records(
