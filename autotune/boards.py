@@ -51,7 +51,7 @@ class Board:
     ) -> None:  # fmt: skip
         self.name = f"`{key}` at {address[0]}:{address[1]}"
         self.kept: set[str] = set()
-        self.began = time.monotonic()
+        self.began, self.closed = time.monotonic(), False
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
         self.pid = os.fork()
@@ -87,12 +87,17 @@ class Board:
             BoardLost: nothing, within `seconds`, or it is gone; the session is at its end.
             TuneError: that it cannot do this.
         """
+        if self.closed:
+            raise BoardLost("the session has ended", where=self.name)
         try:
             self.requests.write(json.dumps({**request, "size": len(data)}).encode() + b"\n" + data)
             self.requests.flush()
         except BrokenPipeError:
             self.close()
             raise BoardLost("the session has ended", where=self.name) from None
+        except BaseException:  # interrupted: the rest would be taken for the next request
+            self.close()
+            raise
         return self._answer(seconds)
 
     def keep(self, data: bytes) -> str:
@@ -109,6 +114,9 @@ class Board:
 
     def close(self) -> None:
         """End the session, however it is."""
+        if self.closed:
+            return
+        self.closed = True
         with suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -146,7 +154,7 @@ class Boards:
         Raises:
             TuneError: see `Board`.
         """
-        if self.board is None:
+        if self.board is None or self.board.closed:  # by an interrupt, or because it was lost
             self.board = Board(self.address, self.key, patience=self.patience)
         return self.board
 

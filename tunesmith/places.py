@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +26,8 @@ __all__ = [
     "profile_paths",
 ]  # fmt: skip
 
-_ROUNDS = 5  # runs of an artifact in a turn
+_ROUNDS, _LEAST_ROUNDS = 5, 2  # runs of an artifact in a turn: fewer
+_TURN_SECONDS = 0.5  # if they take longer than this
 _DEADLINE, _SLACK = 600.0, 30.0  # seconds of running the artifacts; of waiting for the answer
 _HINT = "tune at smaller sizes: `--at NAME=SIZE`"
 
@@ -255,9 +257,14 @@ def _profiler(artifact: Artifact, sizes: Mapping[str, int]) -> Callable[[], Json
     executable = load(artifact, threads=artifact.manifest.target.threads)
     bounds = {t.name: t.rows for t in artifact.manifest.inputs if t.rows is not None}
     feeds = make_inputs(artifact.manifest.inputs, sizes, bounds=bounds)
+    executable.run(feeds)  # reads the weights from the file
+    start = time.perf_counter()
+    executable.run(feeds)
+    fitting = int(_TURN_SECONDS / (time.perf_counter() - start))
+    rounds = max(_LEAST_ROUNDS, min(_ROUNDS, fitting))
 
     def profiled() -> Json:
-        profile = executable.profile(feeds, rounds=_ROUNDS, warmup=1)
+        profile = executable.profile(feeds, rounds=rounds, warmup=1)
         return [profile.whole, [[row.name, row.seconds] for row in profile.kernels]]
 
     return profiled

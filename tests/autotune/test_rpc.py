@@ -208,7 +208,9 @@ def test_a_board_that_hangs_or_dies_costs_a_deadline_and_another_one_goes_on(
             boards.session().ask({"do": "facts", "threads": 1}, seconds=1.0)
         assert time.monotonic() - start < 4.0
         os.kill(session, signal.SIGCONT)
-        boards.close()
+        with pytest.raises(BoardLost, match="has ended"):
+            assert boards.board is not None
+            boards.board.ask({"do": "facts", "threads": 1}, seconds=1.0)
         (fourth,) = workers.measure(task, [four], 0.02)
     finally:
         workers.close()
