@@ -18,7 +18,8 @@ help:
 	@echo "             wants an idle machine"
 	@echo "make conformance  ONNX's backend suite over us and ONNX Runtime, into docs"
 	@echo "make crash-tests  kills, full disks and corruption of the tuning store, into docs"
-	@echo "make device-tests  tuning on a cluster of two Ray nodes that it starts on this machine"
+	@echo "make device-tests  tuning on two Ray nodes, and on two boards behind TVM's tracker, that it"
+	@echo "             starts on this machine"
 	@echo "make hostile  models that are made to hurt, each in its own process, into docs/hostile.md"
 	@echo "make fuzz     20,000 byte mutants of valid models, into docs/hostile.md"
 	@echo "make generated  1,000 models that nnsmith draws, over all engines, into docs/generated.md"
@@ -83,8 +84,8 @@ crash-tests: $(VENV)/.test
 
 # Ray is 240 MB, so `make test` does not install it, and skips these tests without it.
 device-tests: $(VENV)/.test
-	$(PIP) --no-build-isolation -e '.[demo,dev,ray]'
-	$(BIN)/python -m pytest -m ray
+	$(PIP) --no-build-isolation -e '.[demo,dev,ray,rpc]'
+	$(BIN)/python -m pytest -m 'ray or rpc'
 
 hostile: $(VENV)/.test
 	$(BIN)/python -m tests.hostile cases --write

@@ -27,15 +27,17 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.backends.tvm.launch import Launch
-from tunesmith.ir.diagnostics import TuneError
+from tunesmith.backends.tvm.kernels.kernel import Kernel
+from tunesmith.backends.tvm.launch import Launch, launch_of
+from tunesmith.backends.tvm.standalone import other_sizes
+from tunesmith.ir.diagnostics import BuildError, TuneError
 from tunesmith.runtime.processes import die_with_parent
 
 from .measure import Outcome
 from .records import Verdict
 from .runner import Order, Runners
 
-__all__ = ["Bench", "content_name", "outcome_of"]
+__all__ = ["Bench", "content_name", "order_of", "outcome_of"]
 
 _PREFIX = "tunesmith-bench-"
 _YOUNG = 60.0  # seconds in which a folder may not have its lock yet
@@ -44,6 +46,30 @@ _YOUNG = 60.0  # seconds in which a folder may not have its lock yet
 def content_name(data: bytes) -> str:
     """What a library or a weight is called where it is kept."""
     return hashlib.sha256(data).hexdigest()
+
+
+def order_of(
+    kernel: Kernel,
+    sizes: Mapping[str, int],
+    spread: int,
+    library: str,
+    contents: Mapping[str, str],
+) -> dict[str, Any]:
+    """A kernel as `Bench.measure` wants it, also at sizes where its code takes other branches.
+
+    `library` is the name of the content of its library, `contents` those of its weights, by the
+    weights' names.
+
+    Raises:
+        BuildError: it cannot be called; see `launch_of`.
+    """
+    try:
+        launch = launch_of(kernel, sizes, spread)
+        others = [launch_of(kernel, each, 0).text() for each in other_sizes(kernel, sizes)]
+    except KeyError as error:
+        raise BuildError(f"only data decides the size {error}") from error
+    weights = {name: contents[name] for name in launch.weights}
+    return {"library": library, "launch": launch.text(), "others": others, "weights": weights}
 
 
 class Bench:
@@ -67,8 +93,7 @@ class Bench:
     ) -> dict[str, Any]:
         """The fields of an `Outcome`.
 
-        `base` and `variant` have the name of a `library`, a `launch` and for each weight the name
-        of its content; all of them were kept before.
+        `base` and `variant` are of `order_of`; all content that they name was kept before.
         """
         order = {"kernel": kernel, "base": {**base}, "variant": {**variant}, "seconds": seconds}
         return self._ask({"do": "measure", **order})
@@ -131,14 +156,14 @@ class _Server:
         return asdict(outcome)
 
     def _order(self, facts: Mapping[str, Any]) -> Order:
-        launch = Launch.parse(facts["launch"])
+        launch, *others = (Launch.parse(text) for text in (facts["launch"], *facts["others"]))
         shapes = {each.weight: [each.dtype, list(each.shape)] for each in launch.reads}
         weights = {name: [facts["weights"][name], *shapes[name]] for name in launch.weights}
         library = self._place(facts["library"])
         loadable = library.with_suffix(".so")  # of which TVM knows what to do
         if not loadable.exists():
             os.link(library, loadable)
-        return Order(loadable, launch, weights)
+        return Order(loadable, launch, weights, tuple(others))
 
     def _supply(self, weights: Mapping[str, Any]) -> Mapping[str, Callable[[], NDArray[Any]]]:
         def read(content: str, dtype: str, shape: list[int]) -> NDArray[Any]:

@@ -20,13 +20,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from tunesmith.backends.targets import find_target
 from tunesmith.backends.tvm.kernels.kernel import Kernel
-from tunesmith.backends.tvm.launch import launch_of, weights_of
+from tunesmith.backends.tvm.launch import weights_of
 from tunesmith.backends.tvm.schedule.knobs import Knobs
 from tunesmith.backends.tvm.standalone import build_written, with_knobs, written
 from tunesmith.ir.diagnostics import BuildError, TuneError
 from tunesmith.ir.target import Machine, Target
 
-from .bench import Bench, content_name, outcome_of
+from .bench import Bench, content_name, order_of, outcome_of
 from .device import device_of, versions_text
 from .measure import Outcome, Task
 from .records import Device, Verdict
@@ -134,7 +134,7 @@ class RayWorkers:
         *,
         build_deadline: float = _BUILD_DEADLINE,
         run_deadline: float = _RUN_DEADLINE,
-        build: Callable[[str, Target, Path], str] = build_written,
+        build: Callable[[str, Target, Path], None] = build_written,
     ) -> None:
         self.cluster, self.target, self.sizes, self.spread = cluster, target, {**sizes}, spread
         self.build_deadline, self.run_deadline = build_deadline, run_deadline
@@ -184,7 +184,6 @@ class RayWorkers:
 
     def _order(self, task: Task, kernel: Kernel, knobs: Mapping[str, int]) -> dict[str, Any]:
         """What `Bench.measure` wants, with `contents` beside it; `BuildError` if it has no code."""
-        launch = launch_of(kernel, self.sizes, self.spread)
         name, library = self.built[_key(task, knobs)]
         try:
             digest = str(self.cluster.answer(name))
@@ -195,10 +194,10 @@ class RayWorkers:
             if weight not in self.contents:
                 data = array().tobytes()
                 self.contents[weight] = (content_name(data), ray.put(data))
-        weights = {weight: self.contents[weight][0] for weight in launch.weights}
-        contents = {digest: library} | dict(self.contents[name] for name in launch.weights)
-        return {"library": digest, "launch": launch.text(), "weights": weights,
-                "contents": contents}  # fmt: skip
+        names = {weight: self.contents[weight][0] for weight in weights_of(kernel)}
+        order = order_of(kernel, self.sizes, self.spread, digest, names)
+        contents = {digest: library} | dict(self.contents[name] for name in order["weights"])
+        return {**order, "contents": contents}
 
     def _order_or_why(
         self, task: Task, kernel: Kernel, knobs: Mapping[str, int], wanted: Knobs | None
@@ -234,7 +233,7 @@ def _device(threads: int) -> str:
 
 
 def _build(
-    text: str, target: Target, deadline: float, build: Callable[[str, Target, Path], str]
+    text: str, target: Target, deadline: float, build: Callable[[str, Target, Path], None]
 ) -> tuple[str, bytes]:
     """A library and its digest. The code generator cannot be interrupted: an alarm ends all."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

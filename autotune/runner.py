@@ -1,7 +1,9 @@
 """The process that measures: it holds one kernel's default, and races variants beside it.
 
-It is forked from a process that has TVM in memory and has never run a kernel. It takes an order a
-line and gives an answer a line; one that hangs or dies is replaced. All end with their parent.
+It is forked from a process that has TVM in memory and has never run a kernel. It stays on as many
+cores as it has threads, so that the system does not move it between candidate and default. It takes
+an order a line and gives an answer a line; one that hangs or dies is replaced. All end with their
+parent.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 from tunesmith.backends.tvm.launch import Launch
 from tunesmith.backends.tvm.standalone import Variant, Workbench
+from tunesmith.runtime.cpu import quiet_cpus
 from tunesmith.runtime.processes import die_with_parent
 
 from .measure import Outcome
@@ -143,6 +146,8 @@ class Runners:
                 os.close(order_write)
                 os.close(answer_read)
                 os.environ["TVM_NUM_THREADS"] = str(self.threads)
+                if cpus := quiet_cpus(self.threads):
+                    os.sched_setaffinity(0, cpus)  # before TVM starts a thread
                 with os.fdopen(order_read) as orders, os.fdopen(answer_write, "w") as answers:
                     _serve(_as_json(base), supply, orders, answers)
             finally:

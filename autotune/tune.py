@@ -21,7 +21,7 @@ import numpy as np
 
 from .measure import Outcome, Task, Workers
 from .records import Device, Record, TrialTaken, Verdict, Workload
-from .search import Observation, Search, Searcher
+from .search import Observation, Search, Searcher, untried
 
 __all__ = [
     "CONFIRMED",
@@ -40,6 +40,7 @@ CONFIRMED, DROPPED = -1, -2
 _ROUND = 4  # trials
 _SECONDS, _FINAL_SECONDS = 0.3, 1.2  # of racing one candidate: in the search, and at its end
 _FINALISTS, _HINTS = 3, 4
+_FOR_NEAR = 0.25  # of the budget, at most, is for kernels that the search does not come to
 _EXHAUSTED = 0.0005  # of the model's time: less than that is not worth another round
 _WORTH_TELLING, _TOLD = 0.985, 2  # a ratio that others should hear of; how many in one round
 _PATIENCE = 10  # rounds without a better candidate, after which a kernel is left alone
@@ -92,6 +93,7 @@ class State:
     gain: float = 0.0  # seconds of a run that the next round is expected to save
     records: list[Record] = field(default_factory=list)
     chosen: Record | None = None
+    hints: Sequence[Mapping[str, int]] = ()  # knobs of near shapes, the best first
 
     @property
     def ratio(self) -> float:
@@ -147,7 +149,9 @@ class Tuner:
         """Seconds of the budget, less what the last races will take."""
         each = self.spent / max(1, self.measured) + _FINAL_SECONDS
         races = _FINALISTS * sum(state.ratio < 1.0 for state in self.states)
-        return self.goal.seconds - (self.clock() - self.began) - each * races
+        near = sum(bool(_near(state)) for state in self.states)
+        for_near = min(each * near, _FOR_NEAR * self.goal.seconds)
+        return self.goal.seconds - (self.clock() - self.began) - each * races - for_near
 
     def run(self) -> None:
         """Tune until time, trials or ideas are used up. An interrupt loses nothing that is done."""
@@ -160,10 +164,13 @@ class Tuner:
     def choose(self, seconds: float = _FINAL_SECONDS) -> None:
         """Race the best candidates of each kernel once more; who does not clearly win is not used.
 
-        What was chosen before, with the same finalists, is not raced again.
+        What was chosen before, with the same finalists, is not raced again. While there is time
+        left, kernels that the search did not come to race what was best for near shapes.
         """
-        for state in self.states:
-            finalists = _finalists(state)
+        for state in sorted(self.states, key=lambda s: (bool(_near(s)), -s.task.seconds)):
+            if _near(state) and (self.stopped() or self.clock() - self.began > self.goal.seconds):
+                break
+            finalists = _near(state) or _finalists(state)
             if not finalists:
                 continue
             known = {tuple(sorted(r.knobs.items())): r for r in self._of(state, CONFIRMED)}
@@ -286,7 +293,7 @@ class Tuner:
             if record.workload.sha256 not in own
         ][:_HINTS]  # fmt: skip
         search = self.search(task, f"{goal.seed} {task.workload.sha256}", hints)
-        state = State(task, search)
+        state = State(task, search, hints=hints)
         state.records = self.store.trials(task.workload, goal.device, goal.versions, goal.seed)
         known = {record.trial: record for record in state.records}
         while True:
@@ -307,6 +314,14 @@ def _changes(state: State) -> dict[str, int]:
 def _ratio(record: Record) -> float | None:
     outcome = Outcome(record.verdict, record.seconds, record.baseline)
     return outcome.ratio
+
+
+def _near(state: State) -> list[dict[str, int]]:
+    """What was best for the nearest shape, for a kernel that the search has not come to."""
+    space = state.task.space
+    if state.search.observed:
+        return []
+    return [space.knobs(p) for p in untried(space, state.hints, {space.point(space.default)})[:1]]
 
 
 def _finalists(state: State) -> list[dict[str, int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import time
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
@@ -13,7 +15,10 @@ from tunesmith.ir.diagnostics import UnsupportedTarget
 
 from .manifest import TargetSpec
 
-__all__ = ["architecture", "check_target", "host_features", "missing_features", "physical_cores"]
+__all__ = [
+    "architecture", "check_target", "host_features", "missing_features", "physical_cores",
+    "quiet_cpus",
+]  # fmt: skip
 
 # How LLVM names a feature → how Linux does, where they differ by more than punctuation.
 _LINUX_NAMES = {
@@ -82,6 +87,38 @@ def physical_cores() -> int:
         return max(1, (os.cpu_count() or 2) // 2)
     cores = {_siblings(cpu) for cpu in cpus}
     return max(1, min(len(cores), _quota() or len(cores)))
+
+
+def quiet_cpus(threads: int, seconds: float = 0.05) -> set[int]:
+    """CPUs for so many threads, each on a core of its own; all that there are if these are too few.
+
+    They are those that idled most for the last `seconds`, so that two who ask do not meet; of equal
+    ones the last, as the first serve most interrupts. Empty where a process cannot be bound.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return set()
+    usable = os.sched_getaffinity(0)
+    cores: dict[str, list[int]] = {}
+    for cpu in sorted(usable):
+        cores.setdefault(_siblings(cpu), []).append(cpu)
+    if len(cores) <= threads:
+        return {*usable}
+    before = _idle()
+    time.sleep(seconds)
+    after = _idle()
+    rested = {cpu: after.get(cpu, 0) - before.get(cpu, 0) for cpu in usable}
+    ranked = sorted(cores.values(), key=lambda core: (sum(rested[c] for c in core), core))
+    return {core[-1] for core in ranked[-threads:]}
+
+
+def _idle() -> dict[int, int]:
+    """For each CPU how long it had nothing to do, in ticks of the system's clock."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return {}
+    rows = [line.split() for line in lines if re.match(r"cpu\d", line)]
+    return {int(row[0][3:]): int(row[4]) + int(row[5]) for row in rows}
 
 
 def _siblings(cpu: int) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from tunesmith.cli_board import board_app
 from tunesmith.cli_db_app import db_app
 from tunesmith.cli_options import (
     At,
@@ -35,6 +36,7 @@ from tunesmith.cli_options import (
     Tries,
     Value,
 )
+from tunesmith.cli_place import Elsewhere, Key, On, Resource, Rpc
 
 __all__ = ["app", "execute", "main"]
 
@@ -57,6 +59,7 @@ def _version(wanted: bool) -> None:
 
 
 app.add_typer(db_app, name="db")
+app.add_typer(board_app, name="board")
 
 
 @app.callback()
@@ -92,13 +95,18 @@ def _compile(
     ] = None,
     db: Database = None,
     at: At = None,
+    on: On = None,
+    device_resource: Resource = None,
+    rpc: Rpc = None,
+    key: Key = None,
     json: Json = None,
 ) -> None:
     """Compile a model to one file that runs on its own; with `--db`, by tuned kernels."""
     from tunesmith.cli_compile import compile_command
 
     compile_command(model, output, target, shape or [], dim or [], value or [], level, threads,
-                    verify, db, at or [], json)  # fmt: skip
+                    verify, db, at or [], json,
+                    Elsewhere(on, device_resource, rpc, key))  # fmt: skip
 
 
 @app.command("tune")
@@ -127,18 +135,10 @@ def _tune(
     search: Annotated[
         str, typer.Option(metavar="NAME", help="`gaussian`, or `metaschedule`: TVM's.")
     ] = "gaussian",
-    on: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Measure on a Ray cluster: `ray`, `ray://HOST:PORT`. "
-            "Whoever reaches its ports can run code there.",
-        ),
-    ] = None,
-    device_resource: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="With --on: on nodes with the resource tunesmith:NAME."),
-    ] = None,
+    on: On = None,
+    device_resource: Resource = None,
+    rpc: Rpc = None,
+    key: Key = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the kernels and their shares; tune nothing.")
     ] = False,
@@ -157,8 +157,8 @@ def _tune(
     from tunesmith.cli_tune import tune_command
 
     tune_command(model, output, target, shape or [], dim or [], at or [], level, threads, budget,
-                 trials, db, tasks or [], seed, search, dry_run, verify, plot, json, on,
-                 device_resource)  # fmt: skip
+                 trials, db, tasks or [], seed, search, dry_run, verify, plot, json,
+                 Elsewhere(on, device_resource, rpc, key))  # fmt: skip
 
 
 @app.command("run")

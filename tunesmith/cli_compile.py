@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.cli_console import Progress, note, out
+from tunesmith.cli_place import Elsewhere
 from tunesmith.cli_values import (
     check_output,
     fixed_sizes,
@@ -51,12 +52,18 @@ def compile_command(
     db: str | None,
     at: Sequence[str],
     json: Path | None,
+    elsewhere: Elsewhere,
 ) -> None:
     """Compile `model`, save it, and print the summary."""
     wanted_shapes, wanted_dims = parse_shapes(shapes), parse_dims(dims)
     wanted_values = parse_values(values)
     if at and db is None:
         raise CompilerError("`--at` says at which sizes records were tuned", hint="add `--db`")
+    if elsewhere and db is None:
+        raise CompilerError("`--on` and `--rpc` say where records are tried", hint="add `--db`")
+    if elsewhere and target != "host":
+        raise CompilerError("the target is the device that records are tried on", where=target,
+                            hint="leave `--target` out")  # fmt: skip
     require_file(model)
     path = output or Path(f"{model.stem}.tsm")
     check_output(path, model)
@@ -66,7 +73,7 @@ def compile_command(
     options: dict[str, Any] = {
         "target": target, "preset": f"O{level}", "shapes": wanted_shapes or None,
         "dims": wanted_dims or None, "values": wanted_values or None, "threads": threads,
-        "verify": target == "host" if verify is None else verify,
+        "verify": target == "host" and not elsewhere if verify is None else verify,
     }  # fmt: skip
     start = time.perf_counter()
     with (
@@ -79,9 +86,11 @@ def compile_command(
             from tunesmith.autotune.database import open_database
             from tunesmith.tuned_compile import compile_with_records
 
-            with open_database(db) as store:
+            with open_database(db) as store, elsewhere.open() as place:
+                if elsewhere:
+                    options["target"] = place.target(threads)
                 artifact = compile_with_records(
-                    model, store, at=fixed_sizes(at), progress=progress,
+                    model, store, at=fixed_sizes(at, "--at"), place=place, progress=progress,
                     warn=lambda text: note(f"warning: {text}"), **options,
                 )  # fmt: skip
         progress("save")

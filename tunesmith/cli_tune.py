@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import typer
 
 from tunesmith.cli_compile import require_file
 from tunesmith.cli_console import Progress, note, out, print_table
+from tunesmith.cli_place import Elsewhere
 from tunesmith.cli_values import check_output, fixed_sizes, parse_dims, parse_shapes, write_json
 from tunesmith.ir.diagnostics import CompilerError
 from tunesmith.report_tune import line, require_plots
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tunesmith.autotune.tune import Tuner
-    from tunesmith.places import Place
     from tunesmith.tuning import TunePlan
 
 __all__ = ["parse_budget", "tune_command"]
@@ -68,15 +67,14 @@ def tune_command(
     verify: bool,
     plot: Path | None,
     json: Path | None,
-    on: str | None,
-    device_resource: str | None,
+    elsewhere: Elsewhere,
 ) -> None:
     """Tune `model`, save the artifact, and print what became of each kernel."""
     options: dict[str, Any] = {
         "target": target, "preset": f"O{level}", "threads": threads,
         "shapes": parse_shapes(shapes) or None, "dims": parse_dims(dims) or None,
     }  # fmt: skip
-    seconds, sizes = parse_budget(budget), fixed_sizes(at)
+    seconds, sizes = parse_budget(budget), fixed_sizes(at, "--at")
     require_file(model)
     require_search(search)
     path = output or Path(f"{model.stem}.tsm")
@@ -90,8 +88,8 @@ def tune_command(
     from tunesmith.autotune.database import open_database
 
     start = time.perf_counter()
-    with _place(on, device_resource) as place:
-        if on is not None:
+    with elsewhere.open() as place:
+        if elsewhere:
             options["target"] = place.target(threads)
         if dry_run:
             with Progress(f"tune {model.name}") as progress:
@@ -121,23 +119,6 @@ def tune_command(
         note(f"written {plot}")
     if json is not None:
         write_json(json, report_tune.as_json(tuned, path, took))
-
-
-@contextmanager
-def _place(on: str | None, name: str | None) -> Iterator[Place]:
-    """Where to measure: here, or where the cluster at `on` has the device `name`."""
-    from tunesmith.places import Here, open_place
-
-    if (on is None) != (name is None):
-        raise typer.BadParameter("`--on` and `--device-resource` go together")
-    if on is None or name is None:
-        yield Here()
-        return
-    place = open_place(on, f"tunesmith:{name}")
-    try:
-        yield place
-    finally:
-        place.close()
 
 
 def _print_plan(plan: TunePlan) -> None:

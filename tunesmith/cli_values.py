@@ -85,12 +85,14 @@ def parse_dims(texts: Iterable[str]) -> dict[str, tuple[int, int]]:
     return dims
 
 
-def fixed_sizes(dims: Sequence[str]) -> dict[str, int]:
-    """The values of `--dim` where a range makes no sense: `batch=4`."""
+def fixed_sizes(dims: Sequence[str], option: str = "--dim") -> dict[str, int]:
+    """The values of `option`, which takes no ranges: `batch=4`."""
     sizes = {}
     for name, (low, high) in parse_dims(dims).items():
         if low != high:
-            raise typer.BadParameter(f"`{name}` needs one value here\nwrite `--dim {name}={low}`")
+            raise typer.BadParameter(
+                f"`{name}` needs one value here\nwrite `{option} {name}={low}`"
+            )
         sizes[name] = low
     return sizes
 

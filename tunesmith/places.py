@@ -1,8 +1,9 @@
-"""Where tuning measures: on this machine, or on a device of a cluster."""
+"""Where tuning measures: on this machine, on a device of a cluster, or on a board."""
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,15 +15,20 @@ from tunesmith.runtime import Artifact, load
 from tunesmith.runtime.manifest import Json
 
 if TYPE_CHECKING:
+    from tunesmith.autotune.boards import Board, Boards
     from tunesmith.autotune.measure import Workers
     from tunesmith.autotune.ray_workers import Cluster
     from tunesmith.autotune.records import Device
     from tunesmith.ir.target import Target
 
-__all__ = ["Here", "Place", "Profiled", "RayPlace", "open_place"]
+__all__ = [
+    "Here", "Place", "Profiled", "RayPlace", "RpcPlace", "open_boards", "open_place",
+    "profile_paths",
+]  # fmt: skip
 
-_ROUNDS = 5  # runs of an artifact in a turn
-_DEADLINE = 600.0  # seconds of running the artifacts
+_ROUNDS, _LEAST_ROUNDS = 5, 2  # runs of an artifact in a turn: fewer
+_TURN_SECONDS = 0.5  # if they take longer than this
+_DEADLINE, _SLACK = 600.0, 30.0  # seconds of running the artifacts; of waiting for the answer
 _HINT = "tune at smaller sizes: `--at NAME=SIZE`"
 
 Profiled = tuple[float, list[tuple[str, float]]]  # seconds of a run; of each kernel, in order
@@ -33,6 +39,10 @@ class Place(Protocol):
 
     def target(self, threads: int | None) -> Target:
         """It as a target, for so many of its cores."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
         ...
 
     def device(self, target: Target) -> Device:
@@ -52,6 +62,9 @@ class Place(Protocol):
 
 class Here:
     """This machine."""
+
+    def close(self) -> None:
+        """See `Place`."""
 
     def target(self, threads: int | None) -> Target:
         """See `Place`."""
@@ -116,6 +129,83 @@ class RayPlace:
         return _read(self.cluster.on_device(profile_files, files, {**sizes}, turns))
 
 
+class RpcPlace:
+    """A board behind TVM's tracker; see `tunesmith board`."""
+
+    def __init__(self, boards: Boards) -> None:
+        self.boards = boards
+
+    def target(self, threads: int | None) -> Target:
+        """See `Place`."""
+        from tunesmith.autotune.rpc_workers import target_there
+
+        return target_there(self.boards.session(), threads)
+
+    def device(self, target: Target) -> Device:
+        """See `Place`."""
+        from tunesmith.autotune.rpc_workers import device_there
+
+        return device_there(self.boards.session(), target)
+
+    def workers(self, target: Target, sizes: Mapping[str, int], weights: int) -> Workers:
+        """See `Place`."""
+        from tunesmith.autotune.rpc_workers import RpcWorkers
+
+        return RpcWorkers(self.boards, target, sizes, weights)
+
+    def profiles(
+        self, artifacts: Sequence[Artifact], sizes: Mapping[str, int], turns: int
+    ) -> list[list[Profiled]]:
+        """See `Place`; if a board is lost over it, another one has a try."""
+        from tunesmith.autotune.boards import BoardLost
+
+        with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+            files = [a.save(Path(folder) / f"{i}.tsm") for i, a in enumerate(artifacts)]
+            self.boards.rest()
+            try:
+                return _profiled_there(self.boards.session(), files, sizes, turns)
+            except BoardLost:
+                self.boards.close()
+            return _profiled_there(self.boards.session(), files, sizes, turns)
+
+    def close(self) -> None:
+        """Give the board back."""
+        self.boards.close()
+
+
+def _profiled_there(
+    board: Board, files: Sequence[Path], sizes: Mapping[str, int], turns: int
+) -> list[list[Profiled]]:
+    names = [board.keep(path.read_bytes()) for path in files]
+    order = {"do": "profile", "files": names, "sizes": {**sizes}, "turns": turns}
+    return _read(board.ask(order, seconds=_DEADLINE + _SLACK)["turns"])
+
+
+def open_boards(address: str, key: str) -> RpcPlace:
+    """The boards with this key, of the tracker at `HOST:PORT`.
+
+    Raises:
+        TuneError: this is no address, nobody is there, or no board has the key.
+    """
+    from tunesmith.autotune.boards import Boards
+
+    place = RpcPlace(Boards(parse_address(address), key))
+    place.boards.session()
+    return place
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port.
+
+    >>> parse_address("127.0.0.1:9190")
+    ('127.0.0.1', 9190)
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise TuneError("this is no address", where=text, hint="write `HOST:PORT`")
+    return host.strip("[]"), int(port)
+
+
 def open_place(address: str, resource: str) -> RayPlace:
     """The device of a cluster; `address` as in `--on`.
 
@@ -136,12 +226,25 @@ def open_place(address: str, resource: str) -> RayPlace:
 def profile_files(files: Sequence[bytes], sizes: Mapping[str, int], turns: int) -> list[Json]:
     """Profile artifacts, as the content of their files, in this process."""
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
-        artifacts = []
-        for number, content in enumerate(files):
-            path = Path(folder) / f"{number}.tsm"
+        paths = [Path(folder) / f"{number}.tsm" for number, _ in enumerate(files)]
+        for path, content in zip(paths, files, strict=True):
             path.write_bytes(content)
-            artifacts.append(Artifact.open(path))
-        return _profiles(artifacts, sizes, turns)
+        return _profiles([Artifact.open(path) for path in paths], sizes, turns)
+
+
+def profile_paths(
+    paths: Sequence[Path], sizes: Mapping[str, int], turns: int
+) -> list[list[Profiled]]:
+    """Profile artifacts in turns in a child, because this process must not run kernels.
+
+    Raises:
+        BackendError: one cannot be run.
+    """
+
+    def work() -> dict[str, Any]:
+        return {"turns": _profiles([Artifact.open(path) for path in paths], sizes, turns)}
+
+    return _read(answer_of_child(work, _DEADLINE, _HINT)["turns"])
 
 
 def _profiles(artifacts: Sequence[Artifact], sizes: Mapping[str, int], turns: int) -> list[Json]:
@@ -154,9 +257,14 @@ def _profiler(artifact: Artifact, sizes: Mapping[str, int]) -> Callable[[], Json
     executable = load(artifact, threads=artifact.manifest.target.threads)
     bounds = {t.name: t.rows for t in artifact.manifest.inputs if t.rows is not None}
     feeds = make_inputs(artifact.manifest.inputs, sizes, bounds=bounds)
+    executable.run(feeds)  # reads the weights from the file
+    start = time.perf_counter()
+    executable.run(feeds)
+    fitting = int(_TURN_SECONDS / (time.perf_counter() - start))
+    rounds = max(_LEAST_ROUNDS, min(_ROUNDS, fitting))
 
     def profiled() -> Json:
-        profile = executable.profile(feeds, rounds=_ROUNDS, warmup=1)
+        profile = executable.profile(feeds, rounds=rounds, warmup=1)
         return [profile.whole, [[row.name, row.seconds] for row in profile.kernels]]
 
     return profiled

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.driver import Progress, compile_model
-from tunesmith.places import Here
+from tunesmith.places import Here, Place
 from tunesmith.random_inputs import check_sizes, sizes_to_bench
 from tunesmith.runtime import Artifact
 from tunesmith.runtime.manifest import Json, SymbolSpec
@@ -33,30 +33,36 @@ def compile_with_records(
     progress: Progress | None = None,
     warn: Callable[[str], None] = lambda text: None,
     workers: Callable[[Lowered, Mapping[str, int], int], Workers] | None = None,
+    place: Place | None = None,
     **options: Any,
 ) -> Artifact:
     """Compile a model by the knobs of a store, for shapes never tuned by those of near ones.
 
     Each kernel that a record is used for is built and run beside the untuned one first, in
-    processes of their own (`workers`, by default of this machine); a record whose kernel computes
-    something else, hangs or crashes is refused, and `warn` hears of it. `at` are the sizes that
-    the model was tuned at, by default those of `tune`; `options` are those of `compile_model`.
+    processes of their own (`workers`, by default of `place`, which is this machine if not given); a
+    record whose kernel computes something else, hangs or crashes is refused, and `warn` hears of
+    it. Records are those of the device at `place`. `at` are the sizes that the model was tuned at,
+    by default those of `tune`; `options` are those of `compile_model`.
 
     Raises:
         CompilerError: one of its kinds.
     """
     from tunesmith.autotune.choices import Chosen, FromStore
-    from tunesmith.autotune.device import device_of, versions_text
+    from tunesmith.autotune.device import versions_text
     from tunesmith.backends.targets import find_target
 
-    target = find_target(options.get("target", "host"), options.get("threads"))
+    where = place or Here()
+    target = options.get("target", "host")
+    if isinstance(target, str):
+        target = find_target(target, options.get("threads"))
+    device = where.device(target)
     found: list[FromStore] = []
     seen: list[Lowered] = []
 
     def records(symbols: Sequence[SymbolSpec]) -> FromStore:
         sizes = {**sizes_to_bench(symbols), **(at or {})}
         check_sizes(sizes, symbols)
-        found.append(FromStore(store, device_of(target), versions_text(), sizes))
+        found.append(FromStore(store, device, versions_text(), sizes))
         return found[-1]
 
     verify = bool(options.pop("verify", False))  # not before the records are checked
@@ -71,7 +77,7 @@ def compile_with_records(
     if workers is not None:
         made = workers(lowered, used.sizes, weights)
     else:
-        made = Here().workers(lowered.target, used.sizes, weights)
+        made = where.workers(lowered.target, used.sizes, weights)
     refused = _refused(lowered, used, made)
     for (template, _), reason in refused.items():
         warn(f"a record of {template} is refused: {reason}")

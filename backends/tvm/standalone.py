@@ -6,7 +6,6 @@ own, forked from one that has TVM in memory and has never run a kernel.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -53,13 +52,13 @@ def with_knobs(kernel: Kernel, knobs: Knobs | None) -> Kernel:
     return replace(kernel, chosen=knobs)
 
 
-def build_variant(kernel: Kernel, target: Target, path: Path) -> str:
-    """Write a library with this one kernel; the result is a digest of its code.
+def build_variant(kernel: Kernel, target: Target, path: Path) -> None:
+    """Write a library with this one kernel.
 
     Raises:
         BuildError: it cannot be generated or linked.
     """
-    return _build(kernel.function, target, path)
+    _build(kernel.function, target, path)
 
 
 def written(kernel: Kernel) -> str:
@@ -67,21 +66,18 @@ def written(kernel: Kernel) -> str:
     return str(tvm.ir.save_json(kernel.function()))
 
 
-def build_written(text: str, target: Target, path: Path) -> str:
+def build_written(text: str, target: Target, path: Path) -> None:
     """The same as `build_variant`, of what `written` gave; `BuildError` as there."""
     try:
         function = tvm.ir.load_json(text)
     except Exception as error:
         raise BuildError(f"this is no function of TVM {tvm.__version__}: {error}") from error
-    return _build(lambda: function, target, path)
+    _build(lambda: function, target, path)
 
 
-def _build(write: Callable[[], tirx.PrimFunc], target: Target, path: Path) -> str:
+def _build(write: Callable[[], tirx.PrimFunc], target: Target, path: Path) -> None:
     emit_object(_NAME, write, tvm_target(target), path.parent)
-    made = path.parent / f"{_NAME}.o"
-    digest = hashlib.sha256(made.read_bytes()).hexdigest()
-    link(str(path), [str(made)])
-    return digest
+    link(str(path), [str(path.parent / f"{_NAME}.o")])
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 
 from tests.autotune.test_local import HEAD, KERNELS, SIZES, points, task_of
 from tests.backends.running import target
-from tunesmith.autotune.bench import Bench, outcome_of
+from tunesmith.autotune.bench import Bench, order_of, outcome_of
 from tunesmith.autotune.records import Verdict
 from tunesmith.backends.tvm.build import link
 from tunesmith.backends.tvm.kernels.kernel import Kernel
@@ -42,8 +42,7 @@ def kernels_of(name: str) -> tuple[Kernel, Kernel]:
 
 def order(bench: Bench, kernel: Kernel, library: bytes) -> dict[str, Any]:
     weights = {name: bench.keep(a().tobytes()) for name, a in weights_of(kernel).items()}
-    text = launch_of(kernel, SIZES, 0).text()
-    return {"library": bench.keep(library), "launch": text, "weights": weights}
+    return order_of(kernel, SIZES, 0, bench.keep(library), weights)
 
 
 def planted(folder: Path, body: str) -> bytes:
@@ -65,8 +64,10 @@ def test_text_says_how_a_kernel_is_called_and_what_it_computes(name: str, tmp_pa
         folders = [tmp_path / f"{number}{side}" for side in "ab"]
         for folder in folders:
             folder.mkdir()
-        one = build_variant(kernel, target(), folders[0] / "k.so")
-        assert build_written(written(kernel), target(), folders[1] / "k.so") == one
+        build_variant(kernel, target(), folders[0] / "k.so")
+        build_written(written(kernel), target(), folders[1] / "k.so")
+        one, other = ((folder / "kernel.o").read_bytes() for folder in folders)
+        assert one == other
 
 
 def test_it_measures_and_outlives_candidates_that_misbehave(bench: Bench, tmp_path: Path) -> None:
@@ -104,7 +105,8 @@ def test_content_is_what_its_name_says_and_has_no_path(bench: Bench) -> None:
     with pytest.raises(TuneError, match="not what its name says"):
         bench._ask({"do": "keep", "name": "0" * 64}, b"other")
     with pytest.raises(TuneError, match="is no digest"):
-        side = {"library": "../" * 20 + "etc/pw", "launch": launch_text(), "weights": {}}
+        side = {"library": "../" * 20 + "etc/pw", "launch": launch_text(), "others": [],
+                "weights": {}}  # fmt: skip
         bench.measure("k", side, side, 0.01)
 
 

@@ -27,6 +27,7 @@ from tunesmith.backends.tvm.standalone import build_variant
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 from tunesmith.ir.text import parse_graph
+from tunesmith.runtime.cpu import physical_cores
 
 pytestmark = pytest.mark.tvm
 
@@ -45,6 +46,15 @@ KERNELS = {
     "attention": ("%q: f32[1, 3, S, 16], %k: f32[1, 3, S, 16], %v: f32[1, 3, S, 16]",
                   "%y = attention(%q, %k, %v) {scale = 0.25}"),
     "matmul": ("%x: f32[2, S, 33], %z: f32[2, 33, 29]", "%y = matmul(%x, %z)"),
+    "norm": ("%x: f32[S, 405], %w: f32[405], %b: f32[405]",
+             "%y = layer_norm(%x, %w, %b) {epsilon = 1e-05}"),
+    "softmax": ("%x: f32[S, 3, 229]", "%y = softmax(%x)"),
+    "fold": ("%x: f32[B, S, 341]", "%y = reduce_max(%x) {axes = [2], keepdims = false}"),
+    "short fold": ("%x: f32[S, 9]", "%y = reduce_sum(%x) {axes = [1], keepdims = false}"),
+    "elements": ("%x: f32[S, 501], %z: f32[S, 501]", "%a = gelu(%x) %y = mul(%a, %z)"),
+    "narrow rows": ("%x: f32[S, 3, 7], %z: f32[7]", "%y = add(%x, %z)"),
+    "halves": ("%x: f16[S, 501]", "%y = add(%x, %x)"),
+    "turned": ("%x: f32[S, 9, 64]", "%y = transpose(%x) {perm = [1, 0, 2]}"),
 }  # fmt: skip
 SIZES = {"S": 37, "B": 2}
 
@@ -107,13 +117,13 @@ def points(task: Task, count: int) -> list[dict[str, int]]:
 def planted(body: str, only: Mapping[str, int]) -> object:
     """A builder that writes `body` for some knobs, and the kernel for all others."""
 
-    def build(kernel: Kernel, where: Target, path: Path) -> str:
+    def build(kernel: Kernel, where: Target, path: Path) -> None:
         if kernel.chosen is None or kernel.chosen.numbers() != dict(only):
-            return build_variant(kernel, where, path)
+            build_variant(kernel, where, path)
+            return
         source = path.with_suffix(".c")
         source.write_text(HEAD + BODIES[body])
         link(str(path), [str(source)])
-        return body
 
     return build
 
@@ -188,12 +198,12 @@ def test_a_builder_that_hangs_or_dies_is_one_failed_trial() -> None:
     task = task_of("gemm")
     hanging, dying, good = points(task, 3)
 
-    def build(kernel: Kernel, where: Target, path: Path) -> str:
+    def build(kernel: Kernel, where: Target, path: Path) -> None:
         if kernel.chosen is not None and kernel.chosen.numbers() == hanging:
             time.sleep(1000)
         if kernel.chosen is not None and kernel.chosen.numbers() == dying:
             os.kill(os.getpid(), signal.SIGABRT)
-        return build_variant(kernel, where, path)
+        build_variant(kernel, where, path)
 
     made = LocalWorkers(target(), SIZES, 0, build_deadline=10.0, build=build)
     try:
@@ -245,3 +255,12 @@ def test_the_device_tells_machines_apart() -> None:
     assert facts["cores"] == 1 and facts["isa"] == one.machine.isa and facts["cpu"]
     assert device_of(target("x86-64-v3")) != device_of(one)
     assert "tvm" in versions_text()
+
+
+@pytest.mark.skipif(physical_cores() < 2, reason="there is one core")
+def test_what_measures_stays_on_a_core(workers: LocalWorkers) -> None:
+    """One thread, one core of several; what builds is free."""
+    list(workers.measure(task_of("gemm"), points(task_of("gemm"), 1), 0.01))
+    assert workers.runners.runner is not None
+    chosen = os.sched_getaffinity(workers.runners.runner[1].pid)
+    assert len(chosen) == 1 and chosen < os.sched_getaffinity(0)

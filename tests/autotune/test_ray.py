@@ -112,15 +112,15 @@ def in_child(code: str) -> str:
     return done.stdout
 
 
-def build_planted(bad: dict[str, str], text: str, where: Target, path: Path) -> str:
+def build_planted(bad: dict[str, str], text: str, where: Target, path: Path) -> None:
     """Write one of `bad` instead of the function that has this text."""
     if text not in bad:
-        return build_written(text, where, path)
+        build_written(text, where, path)
+        return
     if bad[text] == "dies":
         os.abort()
     path.with_suffix(".c").write_text(HEAD + bad[text])
     link(str(path), [str(path.with_suffix(".c"))])
-    return "planted"
 
 
 def check_candidates() -> None:

@@ -147,11 +147,11 @@ class Fake:
         pass
 
 
-def tasks(count: int = 2) -> list[Task]:
+def tasks(times: Sequence[float] = (0.01, 0.02)) -> list[Task]:
     return [
         Task(f"k{i}", Workload(template="gemm/1", text=f"kernel {i}", features={"rows": i}),
-             space(), seconds=0.01 * (i + 1), calls=1)
-        for i in range(count)
+             space(), seconds=seconds, calls=1)
+        for i, seconds in enumerate(times)
     ]  # fmt: skip
 
 
@@ -214,6 +214,37 @@ def test_a_killed_search_goes_on_with_the_same_hints() -> None:
     assert content(parts) == content(whole)
 
 
+@pytest.mark.parametrize("ratio", [0.9, 1.1])
+def test_without_time_to_search_the_knobs_of_near_shapes_race(ratio: float) -> None:
+    """They are chosen if they win here, and not for having won elsewhere."""
+    near = {**DEFAULT, "tile": 8, "block": 128}
+
+    class Here(Fake):
+        def measure(
+            self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
+        ) -> Iterator[Outcome]:
+            self.asked += map(dict, candidates)
+            for _ in candidates:
+                yield Outcome(Verdict.ok, (ratio * 1e-3,) * 15, (1e-3,) * 15, checked=True)
+
+    store, workers = Memory(), Here()
+    for number, knobs in enumerate([near, {**near, "tile": 16}]):
+        work = Workload(template="gemm/1", text=f"other {number}", features={"rows": -9 * number})
+        store.add(Record(workload=work, device=DEVICE, versions="fake 1", seed=CONFIRMED,
+                         knobs=knobs, trial=0, verdict=Verdict.ok, checked=True,
+                         seconds=(0.9,) * 15, baseline=(1.0,) * 15))  # fmt: skip
+    one = tuner(store, workers, trials=0)
+    one.run()
+    one.choose()
+    assert workers.asked == [near, near], "the nearest one, for each kernel"
+    chosen = [s.chosen.knobs if s.chosen is not None else None for s in one.states]
+    assert chosen == ([near, near] if ratio < 1 else [None, None])
+    again = tuner(store, workers, trials=0, seconds=-1.0)
+    again.run()
+    again.choose()
+    assert len(workers.asked) == 2, "no time is left"
+
+
 def test_two_tuners_of_one_model_share_their_trials() -> None:
     """The second has made its plans when the first stores its trials: these count for both."""
     store = Memory()
@@ -256,11 +287,41 @@ def test_kernels_of_one_template_hear_of_each_others_best() -> None:
     assert early & set(known)
 
 
-def test_time_goes_where_most_is_expected() -> None:
-    store, workers = Memory(), Fake()
-    one = tuner(store, workers, trials=8)
+@pytest.mark.parametrize("place", [0, 1])
+def test_time_goes_where_most_is_expected(place: int) -> None:
+    """Two kernels, alike but for their time: in turns, each would get 8 trials."""
+    times = [0.001, 0.001]
+    times[place] = 0.05
+    goal = Goal(device=DEVICE, versions="fake 1", trials=16)
+    workers = Fake()
+    one = Tuner(tasks(times), workers, Memory(), goal, clock=lambda: workers.now)
     one.run()
-    assert len(one.states[1].records) >= len(one.states[0].records), "the longer kernel first"
+    assert one.measured == 16
+    assert len(one.states[place].records) >= 12
+    assert len(one.states[1 - place].records) <= 4
+
+
+def test_a_kernel_without_hope_gets_no_more_time_than_shows_it() -> None:
+    """The longer one is exhausted after some rounds that brought nothing; the other goes on."""
+    verdicts: dict[tuple[int, ...], Verdict] = {
+        (tile, unroll, block): Verdict.wrong
+        for tile in VALUES["tile"] for unroll in VALUES["unroll"] for block in VALUES["block"]
+        if (tile, unroll, block) != tuple(DEFAULT.values())
+    }  # fmt: skip
+
+    class Half(Fake):
+        def measure(
+            self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
+        ) -> Iterator[Outcome]:
+            self.verdicts = verdicts if task.name == "k1" else {}
+            yield from super().measure(task, candidates, seconds)
+
+    workers = Half()
+    goal = Goal(device=DEVICE, versions="fake 1", trials=80)
+    one = Tuner(tasks(), workers, Memory(), goal, clock=lambda: workers.now)
+    one.run()
+    assert one.states[0].ratio < 0.75
+    assert len(one.states[1].records) <= 48, "ten rounds without a better one, and it is left alone"
 
 
 def test_the_budget_leaves_time_for_the_last_races() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tunesmith.ir.diagnostics import UnsupportedTarget
@@ -31,3 +33,22 @@ def test_check_target() -> None:
 def test_fallback_and_cores() -> None:
     assert cpu._numpy_features()
     assert cpu.physical_cores() >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be bound here")
+def test_threads_go_to_cores_that_idle_one_to_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four cores of two hyper-threads, `0,4` to `3,7`, of which the second is busy and CPU 7."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(8)})
+    monkeypatch.setattr(cpu, "_siblings", lambda number: f"{number % 4},{number % 4 + 4}")
+    ticks = iter([dict.fromkeys(range(8), 0), {0: 5, 4: 5, 1: 0, 5: 0, 2: 5, 6: 5, 3: 5, 7: 1}] * 4)
+    monkeypatch.setattr(cpu, "_idle", lambda: next(ticks))
+    assert cpu.quiet_cpus(1, 0) == {6}
+    assert cpu.quiet_cpus(2, 0) == {4, 6}
+    assert cpu.quiet_cpus(3, 0) == {4, 6, 7}
+    assert cpu.quiet_cpus(4, 0) == cpu.quiet_cpus(9, 0) == {*range(8)}
+
+
+def test_idle_ticks_are_of_this_machine() -> None:
+    if not os.path.exists("/proc/stat"):
+        pytest.skip("no /proc")
+    assert {*os.sched_getaffinity(0)} <= {*cpu._idle()}

@@ -17,29 +17,44 @@ from tunesmith.ir.types import Shape
 from ..evaluator import Evaluator
 from ..index import Index
 from ..schedule import emit
+from ..schedule.sweep import ElementKnobs, ElementWork
 from .loops import columns, for_each, is_large
 from .movement import is_guarded
 
-__all__ = ["emit_elementwise"]
+__all__ = ["element_work", "emit_elementwise"]
 
-_CHUNK = 4096  # elements a task takes at least, where a whole tensor is one run
 _SHARED = 16  # rows of rows that are enough for the threads, at the least sizes
 
 
+def element_work(output: Value, inlined: list[Node]) -> ElementWork | None:
+    """What there is to choose for; `None` where elements are computed one by one."""
+    if any(is_guarded(node) for node in inlined):
+        return None
+    size = output.type.size
+    flat = len(_runs(output, inlined)) < 2 and is_large(size)
+    return ElementWork(size if isinstance(size, int) else 0, flat)
+
+
 def emit_elementwise(
-    evaluator: Evaluator, output: Value, store: tirx.Buffer, inlined: list[Node], lanes: int
+    evaluator: Evaluator,
+    output: Value,
+    store: tirx.Buffer,
+    inlined: list[Node],
+    knobs: ElementKnobs | None,
 ) -> None:
-    """Write every element of `output`; `inlined` are the nodes that are computed on the way."""
+    """Write every element of `output`; `inlined` are the nodes that are computed on the way.
+
+    Without `knobs`, see `element_work`, elements are computed one by one.
+    """
     shape = output.type.shape
     runs = _runs(output, inlined)
     dims = [tuple(shape[a:b]) for a, b in runs]
-    if any(is_guarded(node) for node in inlined):
-        lanes = 1
+    lanes = 1 if knobs is None else knobs.lanes
     inner = product(dims[-1]) if dims else 1
     outer = [product(d) for d in dims[:-1]]
     parallel = is_large(output.type.size)
     if not outer and parallel:
-        _flat(evaluator, output, store, dims[0], lanes)
+        _flat(evaluator, output, store, dims[0], knobs or ElementKnobs(lanes=1))
         return
     sizes = evaluator.sizes
     nested = _nested(outer, inner, lanes)
@@ -77,11 +92,13 @@ def _nested(outer: Sequence[Dim], inner: Dim, lanes: int) -> list[Dim]:
     return [outer[-1]]
 
 
-def _flat(evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, lanes: int) -> None:
+def _flat(
+    evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, knobs: ElementKnobs
+) -> None:
     """A tensor that is one run of elements is cut into chunks for the threads."""
     sizes = evaluator.sizes
     total = sizes.expr(product(dims))
-    chunk = sizes.expr(_CHUNK)
+    chunk = sizes.expr(knobs.chunk)
     with T.parallel(tirx.floordiv(total + chunk - sizes.expr(1), chunk)) as task:
         begin = T.Bind(task * chunk)
         count = T.Bind(tirx.min(total - begin, chunk))
@@ -91,7 +108,7 @@ def _flat(evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, 
             index = Index(((dims, begin + column),), sizes)
             T.buffer_store(store, fresh.compute(output, index), [index.flat()])
 
-        columns(count, lanes, sizes, element)
+        columns(count, knobs.lanes, sizes, element)
 
 
 def _runs(output: Value, inlined: list[Node]) -> list[tuple[int, int]]:

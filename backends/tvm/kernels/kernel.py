@@ -31,6 +31,7 @@ from ..schedule.conv_knobs import ConvKnobs
 from ..schedule.depthwise import PlaneKnobs
 from ..schedule.gemm_knobs import GemmKnobs, pack_weight
 from ..schedule.knobs import Knobs
+from ..schedule.sweep import ElementKnobs, RowKnobs
 from .convolutions import ConvLayout, conv_work, emit_conv_group, emit_pool_group
 from .elementwise import emit_elementwise
 from .literals import TVM_DTYPE
@@ -103,7 +104,7 @@ class Kernel:
     @cached_property
     def template(self) -> Template | None:
         """What the kernel is written by, if it has knobs."""
-        return template_of(self.group, self.machine)
+        return template_of(self.group, self.machine, self.inlined)
 
     @property
     def knobs(self) -> Knobs | None:
@@ -185,7 +186,6 @@ class Kernel:
     def function(self) -> tirx.PrimFunc:
         """Write the TIR function: its arguments are reads, sizes and results; all flat."""
         sizes = Sizes()
-        lanes = self.machine.vector_bytes // 4
         with IRBuilder() as builder:
             with T.prim_func(s_tir=True):
                 T.func_name(self.name)
@@ -212,7 +212,7 @@ class Kernel:
                 evaluator = Evaluator(sizes, buffers)
                 evaluator.tied = {v: self._tile(v) for v in self.tied}
                 with emit.flushing(wanted=self.flushes):
-                    self._body(evaluator, stores, lanes)
+                    self._body(evaluator, stores)
         return builder.get()
 
     @property
@@ -224,15 +224,16 @@ class Kernel:
             and not any(_tells_zero(node) for node in self.inlined)
         )
 
-    def _body(self, evaluator: Evaluator, stores: list[tirx.Buffer], lanes: int) -> None:
+    def _body(self, evaluator: Evaluator, stores: list[tirx.Buffer]) -> None:
         group, output, knobs = self.group, self.group.outputs[0], self.knobs
         anchor, store, machine = group.anchor, stores[0], self.machine
         if all(value.type.size == 0 for value in group.outputs):
             T.evaluate(0)
         elif group.kind == "elementwise":
-            emit_elementwise(evaluator, output, store, self.inlined, lanes)
-        elif group.kind == "rows":
-            emit_rows(evaluator, anchor, output, store, lanes)
+            chosen = knobs if isinstance(knobs, ElementKnobs) else None
+            emit_elementwise(evaluator, output, store, self.inlined, chosen)
+        elif isinstance(knobs, RowKnobs):
+            emit_rows(evaluator, anchor, output, store, knobs)
         elif group.kind == "gemm" and isinstance(knobs, GemmKnobs) and self.weight is not None:
             packed = evaluator.buffers[self.weight]
             emit_linear(evaluator, anchor, output, store, packed, machine, knobs)

@@ -21,18 +21,28 @@ from ..index import Index, int64
 from ..legalize import ROW_REDUCTIONS
 from ..schedule import fastmath
 from ..schedule.emit import held, vector_loop
+from ..schedule.sweep import RowKnobs, RowWork
 from .literals import immediate
 from .loops import columns, is_large
 
-__all__ = ["emit_rows"]
+__all__ = ["emit_rows", "row_work"]
 
 Combine = Callable[[Prim, Prim], Prim]
 _LOWEST = float("-inf")
-_ROWS = 8  # rows of a task
+
+
+def row_work(node: Node) -> RowWork:
+    """What there is to choose for."""
+    type_ = node.present_operands[0].type
+    rows, length = product(type_.shape[:-1]), type_.shape[-1]
+    return RowWork(
+        rows if isinstance(rows, int) else 0, length if isinstance(length, int) else 0,
+        node.op.name in ROW_REDUCTIONS, is_large(type_.size),
+    )  # fmt: skip
 
 
 def emit_rows(
-    evaluator: Evaluator, node: Node, output: Value, store: tirx.Buffer, lanes: int
+    evaluator: Evaluator, node: Node, output: Value, store: tirx.Buffer, knobs: RowKnobs
 ) -> None:
     """Write the kernel of a row operator and its epilogue."""
     x = node.present_operands[0]
@@ -45,14 +55,15 @@ def emit_rows(
         # one buffer for all rows of a task: getting it costs as much as a short row
         buffer = None if node.op.name in ROW_REDUCTIONS else T.alloc_buffer((length,), "float32")
         with T.serial(count) as i:
-            _Row(evaluator, node, output, store, lanes, first + i, buffer).run()
+            _Row(evaluator, node, output, store, knobs, first + i, buffer).run()
 
     if not is_large(x.type.size):
         some(int64(0), total)
         return
-    with T.parallel(tirx.floordiv(total + int64(_ROWS - 1), int64(_ROWS))) as task:
-        first = T.Bind(task * int64(_ROWS))
-        some(first, T.Bind(tirx.min(total - first, int64(_ROWS))))
+    many = int64(knobs.rows)
+    with T.parallel(tirx.floordiv(total + int64(knobs.rows - 1), many)) as task:
+        first = T.Bind(task * many)
+        some(first, T.Bind(tirx.min(total - first, many)))
 
 
 class _Row:
@@ -64,12 +75,12 @@ class _Row:
         node: Node,
         output: Value,
         store: tirx.Buffer,
-        lanes: int,
+        knobs: RowKnobs,
         row: Prim,
         buffer: tirx.Buffer | None,
     ) -> None:
         self.evaluator, self.node, self.output, self.store = evaluator, node, output, store
-        self.lanes, self.row, self.buffer = lanes, row, buffer
+        self.lanes, self.ways, self.row, self.buffer = knobs.lanes, knobs.ways, row, buffer
         self.x = node.present_operands[0]
         self.outer, self.length = self.x.type.shape[:-1], self.x.type.shape[-1]
         self.sizes = evaluator.sizes
@@ -105,8 +116,8 @@ class _Row:
         columns(self.length, self.lanes, self.sizes, body)
 
     def fold(self, start: float, combine: Combine, value: Callable[[Prim], Prim]) -> Prim:
-        """Fold `value(column)` over the row: four vectors side by side, then across lanes."""
-        lanes, ways = self.lanes, 4
+        """Fold `value(column)` over the row: some vectors side by side, then across lanes."""
+        lanes, ways = self.lanes, self.ways
         sums = [T.alloc_buffer((lanes,), "float32") for _ in range(ways)]  # registers
         for some in sums:
             with vector_loop(lanes) as lane:
@@ -125,10 +136,13 @@ class _Row:
             T.buffer_store(sums[0], combine(sums[0][lane], value(at)), [lane])
         rest = T.Bind(begin + single * int64(lanes))
         with T.serial(self.total - rest) as column:
-            T.buffer_store(sums[1], combine(sums[1][int64(0)], value(rest + column)), [int64(0)])
+            last = sums[min(1, ways - 1)]
+            T.buffer_store(last, combine(last[int64(0)], value(rest + column)), [int64(0)])
         with vector_loop(lanes) as lane:
-            pairs = [held(combine(sums[way][lane], sums[way + 1][lane])) for way in (0, 2)]
-            T.buffer_store(sums[0], combine(*pairs), [lane])
+            level = [some[lane] for some in sums]
+            while len(level) > 2:
+                level = [held(combine(*level[i : i + 2])) for i in range(0, len(level), 2)]
+            T.buffer_store(sums[0], combine(*level) if len(level) > 1 else level[0], [lane])
         result = sums[0][int64(0)]
         for lane_number in range(1, lanes):
             result = held(combine(result, sums[0][int64(lane_number)]))

@@ -13,10 +13,12 @@ from tunesmith.ir.target import Machine
 from tunesmith.ir.types import DType
 
 from ..groups import Group
-from ..schedule import attention, batch_matmul, conv_knobs, depthwise, emit, gemm_knobs
+from ..schedule import attention, batch_matmul, conv_knobs, depthwise, emit, gemm_knobs, sweep
 from ..schedule.knobs import Knobs
 from .convolutions import conv_work, is_depthwise, pool_window
+from .elementwise import element_work
 from .products import attention_work, linear_work
+from .rows import row_work
 
 __all__ = ["Template", "template_of"]
 
@@ -58,8 +60,11 @@ class Template:
         return knobs if knobs == self.default or self.fits(knobs) else None
 
 
-def template_of(group: Group, machine: Machine) -> Template | None:
-    """The template of a group; `None` if its kernel has no knobs."""
+def template_of(group: Group, machine: Machine, inlined: list[Node]) -> Template | None:
+    """The template of a group; `None` if its kernel has no knobs.
+
+    `inlined` are the nodes that it computes, in order.
+    """
     node = group.anchor
     if group.kind == "gemm":
         gemm = linear_work(node)
@@ -77,9 +82,23 @@ def template_of(group: Group, machine: Machine) -> Template | None:
         work = attention_work(node)
         fits = partial(attention.fits, work, machine)
         return _template("attention", 1, work, attention.default(work, machine), fits)
+    if group.kind == "elementwise":
+        return _elements(group, machine, inlined)
+    if group.kind == "rows":
+        rows = row_work(node)
+        fits = partial(sweep.fits_rows, rows, machine)
+        return _template("rows", 1, rows, sweep.default_rows(rows, machine), fits)
     if group.kind == "matmul" and node.present_operands[0].type.dtype is DType.f32:
         return _batch_matmul(node, machine)
     return None
+
+
+def _elements(group: Group, machine: Machine, inlined: list[Node]) -> Template | None:
+    work = element_work(group.outputs[0], inlined)
+    if work is None:
+        return None
+    fits = partial(sweep.fits_elements, work, machine)
+    return _template("elements", 1, work, sweep.default_elements(machine), fits)
 
 
 def _batch_matmul(node: Node, machine: Machine) -> Template:
