@@ -18,8 +18,8 @@ class Knobs:
     """Numbers that change how fast a kernel is, and nothing of what it computes.
 
     >>> from tunesmith.backends.tvm.schedule.depthwise import PlaneKnobs
-    >>> PlaneKnobs.of({"rows": 8}).numbers()
-    {'rows': 8}
+    >>> PlaneKnobs.of({"rows": 8, "high": 2}).numbers()
+    {'rows': 8, 'high': 2, 'wide': 1}
     """
 
     @classmethod
