@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
 
+from tests.conformance.engines import ENGINES
 from tests.conformance.records import COLUMNS, Known, Row
 from tests.conformance.suite import TOLERANCES, listed, names
 
@@ -52,7 +53,7 @@ class _Engine(TypedDict):
 def write_report(
     folder: Path, found: Mapping[str, tuple[str, Sequence[Row]]], known: Mapping[str, Known]
 ) -> None:
-    """Write both files; engines that did not run keep the rows of the run before.
+    """Write both files; engines that did not run keep the rows of the run before, if they are left.
 
     `found` holds the title and the rows of each engine by its key.
     """
@@ -61,7 +62,7 @@ def write_report(
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     engines: dict[str, _Engine] = {}
     if before.get("versions", {}).get("onnx") == versions["onnx"]:
-        engines.update(before["engines"])
+        engines.update({key: was for key, was in before["engines"].items() if key in ENGINES})
     for key, (title, rows) in found.items():
         engines[key] = {
             "title": title,
