@@ -72,6 +72,7 @@ class RpcWorkers:
         self.boards, self.target, self.sizes, self.spread = boards, target, {**sizes}, spread
         self.run_deadline = run_deadline
         self.builders = Builders(target, build_deadline, build)
+        boards.rest()  # a session from before the model was lowered may be at its end
         self.device = device_there(boards.session(), target).text
         self.known = {boards.session()}  # sessions of which the device was compared
         self.names: dict[str, str] = {}  # of the contents of weights, by their names

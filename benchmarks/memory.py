@@ -118,7 +118,7 @@ def _document(rows: Sequence[str], weights: int) -> str:
 Written by `make memory` on {now()}, at commit {commit()}: no figure here was written by hand.
 
 A decoder with {weights / 1e9:.2f} GB of f32 weights in external data (layers of Llama 3.2 1B,
-random weights, any batch and any number of rows) is compiled by `tunesmith compile` in a process
+random weights, batches to 4 and sequences to 512) is compiled by `tunesmith compile` in a process
 of its own. Figures are peaks over that process and all that it starts, over the bytes of the
 weights; each column at its own moment. At most {MOST} are promised for the first column.
 

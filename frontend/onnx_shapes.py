@@ -165,6 +165,23 @@ class Facts:
         self.ranges[name] = (new_low, new_high)
         self.notes.append(f"{name} in {new_low}..{new_high or ''}: {why}")
 
+    def at_least(self, size: Dim, low: int, why: str) -> bool:
+        """Whether `size` is `low` or more; what bounds its one symbol then is learned.
+
+        `False` if neither is known: only running tells.
+        """
+        if bounds(size)[0] >= low:
+            return True
+        terms = size.terms if isinstance(size, DimExpr) else ()
+        constant = sum(factor for monomial, factor in terms if not monomial)
+        (*_, (monomial, factor)) = sorted(terms, key=lambda term: len(term[0])) or [((), 0)]
+        symbol = monomial[0] if len(monomial) == 1 else None
+        alone = len(terms) == 1 + bool(constant)
+        if not alone or factor < 1 or not isinstance(symbol, Sym) or symbol.name in self.measured:
+            return False
+        self.narrow(symbol.name, -(-(low - constant) // factor), 0, why)
+        raise Learned
+
     def equate(self, a: Dim, b: Dim, why: str) -> None:
         """Record that two sizes are one and raise `Learned`, or `ValueError` if they cannot be.
 

@@ -20,6 +20,7 @@ __all__ = ["ConvertPatchConv"]
 
 _WIDE = 64  # elements of a window; a kernel for it unrolls them, and takes minutes to compile
 _FRAME = 8  # elements that are copied side by side, or copying costs more than the product
+_PIECES = 16  # frames of a window at most: the patches are so many times the image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,10 @@ def _reason(node: Node) -> str | None:
             return f"its windows of {list(kernel)} overlap, or leave gaps"
         if any(gcd(int(str(k)), s) < _FRAME for k, s in zip(kernel, steps, strict=True)):
             return f"windows of {list(kernel)} in steps of {steps} share no frames of {_FRAME}"
+        if any(
+            int(str(k)) // gcd(int(str(k)), s) > _PIECES for k, s in zip(kernel, steps, strict=True)
+        ):
+            return f"windows of {list(kernel)} in steps of {steps} are more than {_PIECES} frames"
     low, high = attributes["low"], attributes["high"]
     assert isinstance(low, tuple) and isinstance(high, tuple)
     if any((*low, *high)) or set(attributes["dilations"]) != {1}:  # type: ignore[arg-type]

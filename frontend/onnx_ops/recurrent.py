@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from tunesmith.ir import opset as ops
 from tunesmith.ir.dims import Dim
 from tunesmith.ir.ops import Expr
@@ -76,6 +78,10 @@ def _rule(gates: int, states: int, defaults: tuple[str, ...],
         lengths = _lengths(call, length)
         if quantized and lengths is not None and any(layer.backwards for layer in layers):
             call.fail("sequences of different lengths are quantized forwards only")
+        if quantized and lengths is not None:  # what no sequence reads has no part in a range
+            places = call.builder.constant(np.arange(length).reshape(length, 1, 1))
+            longest = ops.reduce_max(lengths, axes=(0, 1), keepdims=True)
+            x = ops.where(ops.greater(reshape_to(longest, (1, 1, 1)), places), x, 0.0)
         results: list[list[Expr]] = [[] for _ in range(1 + states)]
         for number, layer in enumerate(layers):
             start = [_initial(call, 5 + i, number, batch, layer, batch_first)

@@ -125,6 +125,11 @@ def _topk(call: Call) -> Result:
         call.fail(f"it takes the first {k} of {size}")
     if not isinstance(k, int):
         call.builder.facts.current(k)
+    why = f"{call.builder.location} takes the first {k} of {size}"
+    if not call.builder.facts.at_least(size - k, 0, why):
+        k = call.builder.bind_checked(
+            ops.dim_value(size=k, dtype=DType.i64), size, f"n_{call.outputs[0]}"
+        )
     largest = bool(call.integer("largest", 1))
     return ops.topk.many(call.x(), k=k, axis=axis, largest=largest)
 

@@ -190,6 +190,28 @@ def test_more_than_there_is_and_less_than_nothing_are_refused(
         first.run({"x": numbers(4), "k": np.array([k])})
 
 
+@pytest.mark.parametrize(
+    ("text", "few", "told"),
+    [
+        ("(float[n] x) => (float[m] y, int64[m] i) <int64[1] k = {5}> { y, i = TopK(x, k) }",
+         numbers(4), "outside of 5 on"),
+        ("(float[n] x) => (float[m] y, int64[m] i) <int64[1] k = {5}> "
+         "{ d = Concat <axis = 0> (x, x) y, i = TopK(d, k) }", numbers(2), "outside of 3 on"),
+        ("(float[n] x) => (int64[a, m] y, int64[a, m] i) <int64[1] k = {5}> "
+         "{ p = NonZero(x) y, i = TopK(p, k) }", numbers(3), "size of 5 where 3"),
+    ],
+)  # fmt: skip
+def test_the_first_of_fewer(text: str, few: NDArray[np.float32], told: str) -> None:
+    """As many as there are at least: by the bounds of a size, or when data tells."""
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> g {text}')
+    executable = load(compile_model(proto, threads=1), threads=1)
+    theirs, feeds = OnnxSession(proto, threads=1), {"x": numbers(9)}
+    for ours, want in zip(executable.run(feeds).values(), theirs.run(feeds).values(), strict=True):
+        np.testing.assert_array_equal(ours, want)
+    with pytest.raises(InputError, match=told):
+        executable.run({"x": few})
+
+
 def test_what_memory_does_not_hold_is_an_error() -> None:
     text = "(int64[2] s) => (float[a, b] y) { y = ConstantOfShape(s) }"
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> g {text}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def convolution(graph: Graph) -> Node:
 @pytest.mark.parametrize("name", ["host", "x86-64-v3", "x86-64-v2"])
 def test_edges(name: str) -> None:
     on = find_target(name, threads=2)
+    on = replace(on, machine=replace(on.machine, l2_bytes=1 << 21))
     for case in CASES.values():
         assert conv_knobs.default(conv_work(convolution(case.graph())), on.machine).tile == 2
     run_sizes(together(CASES), on, [(3, 0, 0), (1, 0, 0)])
@@ -58,6 +60,23 @@ def test_edges(name: str) -> None:
 def test_what_is_computed_window_by_window(case: Conv, why: str) -> None:
     work, machine = conv_work(convolution(case.graph())), find_target("x86-64-v4").machine
     assert conv_knobs.default(work, machine).tile == 0, why
+
+
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+def test_defaults_fit(name: str) -> None:
+    """Into the registers above all; 7x13 from 16 to 31 channels once did not."""
+    machine, tiled = find_target(name).machine, 0
+    for (height, width), inner, out, kernel in product(
+        [(7, 7), (7, 13), (14, 14), (1, 40), (33, 65)], (3, 16, 64, 300), (5, 31, 64), (1, 3)
+    ):
+        low = (kernel // 2,) * 2
+        case = Conv(f"1, {inner}, {height}, {width}", out, (kernel,) * 2, inner, low=low, high=low)
+        work = conv_work(convolution(case.graph()))
+        knobs = conv_knobs.default(work, machine)
+        panels = replace(knobs, panels=1) if not knobs.rows else knobs
+        assert conv_knobs.fits(work, machine, panels), (height, width, inner, out, kernel)
+        tiled += bool(knobs.tile)
+    assert tiled > 10
 
 
 def test_knobs_that_cannot_be_written_do_not_fit() -> None:

@@ -165,6 +165,8 @@ QUANTIZED: dict[str, dict[str, Any]] = {
              "state": True},
     "reverse": {"steps": 3, "batch": 2, "width": 5, "size": 8, "direction": "reverse"},
     "lengths": {"steps": 6, "batch": 3, "width": 5, "size": 8, "lengths": (6, 2, 4), "state": True},
+    "all end early": {"steps": 6, "batch": 3, "width": 5, "size": 8, "lengths": (4, 2, 3),
+                      "state": True},
     "peepholes": {"steps": 4, "batch": 3, "width": 5, "size": 8, "peepholes": True},
     "primes": {"steps": 17, "batch": 3, "width": 31, "size": 33},
 }  # fmt: skip

@@ -38,7 +38,7 @@ where an engine differs from the oracle.
 | inside | NaN and infinities as at the oracle, and other numbers differ |
 | oracle fault | unlike the oracle, and equal to both other voters: the exporter is wrong |
 | unsupported | refused by name, before anything ran |
-| unstable | a mismatch, and a voter differs from itself by as much for inputs nearby |
+| unstable | a mismatch, and a voter differs from itself in these places for inputs nearby |
 | disputed | unlike the oracle, and the others do not agree, or one of them cannot run it |
 | error | accepted, and failed then |
 | mismatch | unlike every voter that could run it, two at least |
@@ -46,7 +46,7 @@ where an engine differs from the oracle.
 
 A model is unstable if it has no answer at this precision: floats of the inputs move by up to
 {UNITS} units in the last place, {MOVES} times at random, and a voter's own output then changes at
-as many elements as those at which an engine differs from it. `not finite` counts the models for
+each of the elements at which an engine differs from it. `not finite` counts the models for
 which PyTorch gives NaN or infinity somewhere; they are in the other columns too."""
 
 _REWRITES = """\

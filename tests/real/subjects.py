@@ -22,7 +22,7 @@ __all__ = ["SUBJECTS", "Stream", "Subject"]
 Array = NDArray[np.generic]
 Arrays = dict[str, Array]
 
-TOLERANCE = 1e-4  # of every element, absolute; of f16, 1e-3
+TOLERANCE = 1e-4  # of every element, absolute
 VOCABULARY = 30522
 RATE, FRAME, CONTEXT = 16000, 512, 64  # of the voice model; of 8 kHz, half of each
 FRAMES = 12

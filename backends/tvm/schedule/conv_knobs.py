@@ -33,6 +33,7 @@ __all__ = ["ConvKnobs", "default", "fits", "pack_weight", "packed_shape"]
 MOST_PIXELS = 384  # of a block: its sums, of one tile of channels, stay in the first cache
 TILE = 2  # results in a row of one of Winograd's tiles
 _MOST_ROWS = 56  # of a block whose size is known at run time only
+_LEAST_VECTORS = 4  # of tiles that a block has room for, where sizes are known at run time only
 _PAYS = 0.05  # of the time, that code for planes of such a size saves at best
 
 
@@ -81,7 +82,7 @@ def default(work: ConvWork, machine: Machine) -> ConvKnobs:
         if pixels < min(4, lanes):
             vectors, odd = 0, True
         elif tile_o > 1 and pixels % lanes and pixels % (vectors * lanes + 1) == 0:
-            odd = True
+            odd = machine.vector_registers >= 32
     width = vectors * lanes + odd
     panels = max(1, min(room_of(machine) // (work.depth * width), MOST_PIXELS // width))
     if pixels is not None:
@@ -111,16 +112,17 @@ def _cheapest(work: ConvWork, knobs: ConvKnobs, machine: Machine) -> ConvKnobs:
         return knobs
     tile = TILE if filtered(window) and tile_places(work, TILE, machine) else 0
     if plane_sizes(window) is None:
-        if tile and cost_of(work, 1, 1, tile) < cost_of(work, tile**2, tile**2):
-            return replace(knobs, rows=_MOST_ROWS, tile=tile)
+        if tile and _tiles_pay(work, tile, machine):
+            return replace(knobs, odd=False, rows=_MOST_ROWS, tile=tile)
         lanes = emit.lanes_of(machine)
         possible = work.inner * window.planes * (1 + window.furthest) * lanes <= room
+        possible = possible and not knobs.odd  # planes have no odd pixel
         pays = possible and (UNROLLING - COPYING) / work.out >= _PAYS
         return replace(knobs, rows=_MOST_ROWS) if pays else knobs
     assert isinstance(window.pixels, int)
     least: float = (work.out + UNROLLING) * work.depth * window.pixels
     best = knobs
-    if not knobs.odd:  # planes have no odd pixel
+    if not knobs.odd:
         cost, rows = best_rows(work, 0, machine)
         if cost < least:
             least, best = cost, replace(knobs, rows=rows, panels=ConvKnobs.panels)
@@ -134,6 +136,18 @@ def _cheapest(work: ConvWork, knobs: ConvKnobs, machine: Machine) -> ConvKnobs:
     return best
 
 
+def _tiles_pay(work: ConvWork, tile: int, machine: Machine) -> bool:
+    """Whether tiles cost less for most sizes that an image can have.
+
+    Not where few fit into a block, whose vectors would be half empty for small images and whose
+    rows, for large ones, would be cut into many parts; nor where an image is one row.
+    """
+    few = tile_places(work, tile, machine) < _LEAST_VECTORS * emit.lanes_of(machine)
+    low = any(size == 1 for size in map(emit.static, work.window.out))
+    cheaper = cost_of(work, 1, 1, tile) < cost_of(work, tile**2, tile**2)
+    return cheaper and not few and not low
+
+
 def _registers(work: ConvWork, vectors: int, machine: Machine) -> tuple[int, int]:
     """The sums in registers that cover so many vectors of tiles in the fewest cycles.
 
@@ -141,7 +155,7 @@ def _registers(work: ConvWork, vectors: int, machine: Machine) -> tuple[int, int
     """
     shapes: tuple[tuple[int, int], ...] = ((8, 3), (6, 4), (12, 2), (14, 1))
     if machine.vector_registers < 32:
-        shapes = ((4, 3), (6, 2), (3, 4), (8, 1))
+        shapes = ((4, 3), (6, 2), (8, 1))
 
     def cost(shape: tuple[int, int]) -> float:
         tile_o, wide = shape

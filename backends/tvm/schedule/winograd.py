@@ -6,7 +6,7 @@ over the channels inside of the brackets. `G w G'` is computed when the model is
 of the `(m + 2)**2` points of a tile the sum over channels is a product of its own, with tiles in
 the place of pixels: 16 products instead of 36 for the four results of F(2 x 2, 3 x 3).
 
-An infinity in the image becomes NaN in all results of its tile, as with every such algorithm.
+Where the image is infinite, results that read it may be NaN instead, as with every such algorithm.
 """
 
 from __future__ import annotations
