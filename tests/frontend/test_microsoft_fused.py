@@ -136,7 +136,7 @@ def test_one_operand_of_integers(
 @pytest.mark.tvm
 def test_means_of_integers() -> None:
     x = codes(2, 3, 9, 11)
-    rest = [scale(0.03), np.uint8(7), scale(0.02), np.uint8(100)]
+    rest = [scale(0.03), np.uint8(7), scale(0.0217), np.uint8(100)]  # 0.02 makes many ties
     feeds = [x, *map(np.asarray, rest)]
     hold("QLinearGlobalAveragePool", feeds, constants=[1, 2, 3, 4], units=1)
     for options in ({}, {"pads": [1, 1, 1, 1]}, {"strides": [2, 3], "count_include_pad": 1}):

@@ -177,5 +177,9 @@ def test_sizes_become_multiples() -> None:
 
 
 def test_bounds_without_a_multiple() -> None:
-    with pytest.raises(FrontendError, match="must be a multiple of 4"):
+    """A quarter of 5 to 7 rows, rounded up, is 2: half of them is 4 for 7 rows only."""
+    with pytest.raises(FrontendError, match=r"`H` is bounded by 5..7, .* works for 7..7 only"):
         import_model(declare(pyramid(), [f(1, 1, 1, 1)]), dims={"H": (5, 7)})
+    graph = import_model(declare(pyramid(), [f(1, 1, 1, 1)]), dims={"H": (7, 7), "W": (7, 7)})
+    x = f(1, 1, 7, 7)
+    compare(evaluate(graph, {"x": x}), runtime(pyramid(), {"x": x}), 1e-6)
