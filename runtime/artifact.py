@@ -7,6 +7,7 @@ import mmap
 import os
 import secrets
 import stat
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ Array = NDArray[np.generic]
 MANIFEST, LIBRARY, WEIGHTS, GRAPH = "manifest.json", "kernels.so", "weights.bin", "graph.nir"
 _LIMITS = {MANIFEST: 64 << 20, LIBRARY: 1 << 30, GRAPH: 256 << 20}  # of what is read into memory
 _NOTE_LIMIT = 64 << 20
+_HASHED_LATER = 64 << 20  # bytes of weights in memory that are written and not hashed yet
 
 
 @dataclass(eq=False, kw_only=True)
@@ -239,6 +241,7 @@ def _weight_chunks(
     """The bytes of `weights.bin`; fills `specs` when they end."""
     end = 0
     rows: list[tuple[WeightSpec, list[Future[str]]]] = []
+    waiting: deque[tuple[list[Future[str]], Array]] = deque()  # written, and not hashed yet
     with ThreadPoolExecutor(1) as pool:  # which hashes while the chunks are written
         for name, weight in weights:  # one of which may be packed only now
             array = np.asarray(weight, order="C")  # not ascontiguousarray: it makes 0-d into 1-d
@@ -256,10 +259,18 @@ def _weight_chunks(
                 yield chunk
             end = offset + len(data)
             rows.append((WeightSpec(name, dtype, array.shape, offset, len(data), ()), hashes))
-            wait(hashes)  # or weights would pile up until they are hashed
-            release(array)
+            waiting.append((hashes, array))
+            while sum(one.nbytes for _, one in waiting) > _HASHED_LATER:
+                _finish(*waiting.popleft())
+        while waiting:
+            _finish(*waiting.popleft())
     for spec, hashes in rows:
         specs.append(replace(spec, chunks=tuple(one.result() for one in hashes)))
+
+
+def _finish(hashes: list[Future[str]], array: Array) -> None:
+    wait(hashes)
+    release(array)
 
 
 def _sha256(chunk: memoryview) -> str:
