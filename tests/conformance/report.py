@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from tests.conformance.engines import ENGINES
 from tests.conformance.records import COLUMNS, Known, Row
-from tests.conformance.suite import TOLERANCES, listed, names
+from tests.conformance.suite import TOLERANCES, listed, names, networks
 
 __all__ = ["render", "write_report"]
 
@@ -29,11 +29,12 @@ The suite is the one inside the Python package `onnx`: node cases and the models
 `simple`, `pytorch-operator` and `pytorch-converted`, each counted once, for the CPU. `core` are the
 cases whose inputs and outputs are plain tensors of f16, f32, f64, i8, u8, i32, i64 or bool, whose
 operators are all in the standard domain, and whose opset is 23 or less; the list is frozen in
-`tests/conformance/cases.txt`. A case passes if the number of its outputs, their shapes and their
-element types are equal, and all elements are close: rtol 1e-3 and atol 1e-7, the suite's own;
-bfloat16 is widened to rtol 2^-6. NaN equals NaN, and text is exact. Each case runs in a forked
-child with a deadline of 60 s, the engine on one thread. `unsupported` was refused by name before
-anything ran; `error` was accepted and failed then.
+`tests/conformance/cases.txt`. `networks` are the nine of the package, of the size of real ones and
+with weights that are one number each; they are counted by themselves. A case passes if the number
+of its outputs, their shapes and their element types are equal, and all elements are close: rtol
+1e-3 and atol 1e-7, the suite's own; bfloat16 is widened to rtol 2^-6. NaN equals NaN, and text is
+exact. Each case runs in a forked child with a deadline of 60 s, the engine on one thread.
+`unsupported` was refused by name before anything ran; `error` was accepted and failed then.
 
 The suite calls `prepare(model)` and then `run(inputs)`, and feeds axes, sizes and places as inputs,
 which models hold as constants. Where elements of inputs decide sizes, `tunesmith.onnx_backend`
@@ -127,8 +128,11 @@ def _table(engines: Mapping[str, _Engine]) -> Iterator[str]:
     yield f"| engine | cases | {' | '.join(shown)} | share |"
     yield f"|---|---|{'---:|' * (len(shown) + 1)}"
     for engine in engines.values():
-        for label, chosen in (("core", core), ("all", set(names()))):
+        sets = (("core", core), ("all", set(names())), ("networks", set(networks())))
+        for label, chosen in sets:
             rows = [row for name, row in engine["rows"].items() if name in chosen]
+            if not rows:
+                continue
             counts = Counter(row[0] for row in rows)
             seen = sum(row[0] == "pass" and len(row) > 3 for row in rows)
             figures = [counts[COLUMNS[0]], seen, *(counts[column] for column in COLUMNS[1:])]

@@ -11,7 +11,8 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ Value = Array | list["Value"] | None  # a tensor, a sequence, or an optional tha
 DataSet = tuple[list[Value], list[Value]]
 
 LIST = Path(__file__).with_name("cases.txt")
+NETWORK = "network"
 KINDS = ("simple", "pytorch-operator", "pytorch-converted")
 NODE = "onnx.backend.test.case.node"
 CORE_OPSET = 23
@@ -99,10 +101,17 @@ def listed() -> tuple[Listed, ...]:
 
 
 def names(*, core: bool = False, quick: bool = False) -> tuple[str, ...]:
-    """The names of the listed cases; `core` and `quick` leave out the others."""
+    """The names of the listed cases but networks; `core` and `quick` leave out the others."""
     return tuple(
-        case.name for case in listed() if (case.core or not core) and (case.quick or not quick)
+        case.name
+        for case in listed()
+        if (case.core or not core) and (case.quick or not quick) and case.source != NETWORK
     )
+
+
+def networks() -> tuple[str, ...]:
+    """The names of the networks in the package, which are counted by themselves."""
+    return tuple(case.name for case in listed() if case.source == NETWORK)
 
 
 def collect(wanted: Iterable[str] | None = None) -> dict[str, Case]:
@@ -111,12 +120,12 @@ def collect(wanted: Iterable[str] | None = None) -> dict[str, Case]:
     A case that the installed `onnx` does not have is left out: whoever counts will notice.
     """
     if wanted is None:
-        found = {**_node_cases(None), **_disk_cases(None)}
+        found = {**_node_cases(None), **_disk_cases(None), **_networks(None)}
     else:
         chosen = set(wanted)
         rows = [case for case in listed() if case.name in chosen]
         modules = {row.source.partition("/")[2] for row in rows if row.source.startswith("node/")}
-        found = {**_node_cases(modules), **_disk_cases(chosen)}
+        found = {**_node_cases(modules), **_disk_cases(chosen), **_networks(chosen)}
         found = {name: case for name, case in found.items() if name in chosen}
     for name in found.keys() & TOLERANCES.keys():
         held = TOLERANCES[name]
@@ -158,6 +167,33 @@ def as_value(item: object) -> Value:
     if isinstance(item, TensorProto):
         item = numpy_helper.to_array(item)
     return np.asarray(item, order="C")  # `ascontiguousarray` would give a scalar an axis
+
+
+def _networks(wanted: set[str] | None) -> dict[str, Case]:
+    """Networks of the size of real ones, whose weights are one number each.
+
+    As the suite's own runner has it, they read evenly spaced numbers from 0 to 1.
+    """
+    root = Path(importlib.import_module("onnx.backend.test").__path__[0]) / "data"
+    found = {}
+    for settings in sorted((root / "real").glob("*/data.json")):
+        name, given = settings.parent.name, json.loads(settings.read_text())
+        if wanted is not None and name not in wanted:
+            continue
+        path = root / "light" / Path(given["url"]).name
+        data = partial(_network_data, path)
+        found[name] = Case(name, load(path), data, given["rtol"], given["atol"])
+    return found
+
+
+def _network_data(path: Path) -> Sequence[DataSet]:
+    model = load(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    shapes = [[d.dim_value or 1 for d in i.type.tensor_type.shape.dim] for i in inputs]
+    given = [np.arange(prod(s), dtype=np.float64).reshape(s) / prod(s) for s in shapes]
+    wanted = [*_files(path.parent, f"{path.stem}_output", [v.type for v in model.graph.output])]
+    return [([array.astype(np.float32) for array in given], wanted)]
 
 
 def _disk_cases(wanted: set[str] | None) -> dict[str, Case]:

@@ -53,7 +53,7 @@ def test_the_lists_are_whole() -> None:
     assert set(names(quick=True)) <= set(names(core=True))
     sources = [case.source for case in listed()]
     kinds = {kind: sources.count(kind) for kind in sources if not kind.startswith("node/")}
-    assert kinds == {"simple": 23, "pytorch-operator": 35, "pytorch-converted": 82}
+    assert kinds == {"simple": 23, "pytorch-operator": 35, "pytorch-converted": 82, "network": 9}
 
 
 def test_every_known_case_is_listed_and_explained() -> None:
