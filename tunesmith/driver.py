@@ -96,6 +96,9 @@ def compile_model(
 ) -> Artifact:
     """Compile a model to an artifact, which `save` writes and `tunesmith.runtime.load` runs.
 
+    Weights stay in the file of the model, and more than 512 MiB of them are packed when the
+    artifact is saved or loaded: leave the file as it is until then.
+
     Args:
         source: an ONNX file or object, a program of `torch.export` or the `.pt2` file of one, a
             `.nir` text, or a graph (which is changed).
