@@ -116,11 +116,7 @@ class _Conv(Sums):
         groups = self.work.groups
         total = emit.index(self.batch) * emit.index(blocks) * groups
         parts = self._parts(total)
-        each = (
-            emit.ceil_div(self.tiles, parts)
-            if isinstance(parts, int)
-            else T.Bind((parts + (self.tiles - 1)) // parts)
-        )
+        each = emit.ceil_div(self.tiles, parts)
         with emit.loop(total * emit.index(parts), parallel=self.parallel) as task:
             part, rest = _split(task, parts)
             block, rest = _split(rest, blocks)
@@ -180,11 +176,7 @@ class _Conv(Sums):
     ) -> None:
         """One block as planes; the last overlaps the one before it, or has fewer rows."""
         height, width = map(emit.index, self.work.window.out)
-        if room is None:
-            first, some = T.Bind(T.min(block * rows, height - rows)), rows
-        else:
-            first = emit.index(emit.opaque(block * rows))
-            some = emit.opaque(T.min(emit.index(rows), height - first))
+        first, some = emit.piece(block, rows, height)
         source = Planes(self.shape, rows, room)
         source.gather(partial(self.element, image, group), first, some)
         count = emit.opaque((some - 1) * source.columns + width)

@@ -92,8 +92,8 @@ def best_rows(work: ConvWork, tile: int, machine: Machine) -> tuple[float, int]:
     best = (math.inf, 0)
     for rows in range(1, height + 1):
         some = cut(work, tile, rows, machine)
-        held = some.places if tile else work.inner * window.planes * columns
-        held = held if tile else held * (rows + window.furthest)
+        planes = work.inner * window.planes * (rows + window.furthest) * columns
+        held = some.places if tile else planes
         if held > room or (rows * columns > MOST_PLACES and not tile):
             break
         copied = some.blocks * some.parts * (rows + window.furthest) * some.width * some.parts

@@ -115,12 +115,32 @@ def vector_loop(lanes: int) -> Iterator[Expr]:
         T.add_to_parent(statement)
 
 
-def ceil_div(value: Dim, divisor: int) -> Dim:
-    """Return `value / divisor`, rounded up."""
-    known = static(value)
-    if known is not None:
-        return -(-known // divisor)
-    return (index(value) + (divisor - 1)) // divisor
+def ceil_div(value: Dim, divisor: Dim) -> Dim:
+    """Return `value / divisor`, rounded up; a divisor that is 0 counts as 1."""
+    known, by = static(value), static(divisor)
+    if by is None:
+        some = T.max(index(divisor), 1)
+        return T.Bind((index(value) + (some - 1)) // some)
+    by = max(by, 1)
+    return (index(value) + (by - 1)) // by if known is None else -(-known // by)
+
+
+def times(left: Dim, right: Dim) -> Dim:
+    """Return the product of two dims."""
+    one, two = static(left), static(right)
+    return one * two if one is not None and two is not None else index(left) * right
+
+
+def piece(number: Expr, each: Dim, total: Dim) -> tuple[Expr, Dim]:
+    """Return where piece `number` of `total` begins, which are cut into `each`, and its length.
+
+    Where both are known now the last piece overlaps the one before it, else it may be shorter.
+    """
+    one, two = static(each), static(total)
+    if one is not None and two is not None:
+        return T.Bind(T.min(number * one, index(two - one))), one
+    first = index(opaque(number * each))
+    return first, opaque(T.min(index(each), index(total) - first))
 
 
 def minimum(left: Dim, right: Dim) -> Dim:

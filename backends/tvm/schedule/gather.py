@@ -60,6 +60,18 @@ class Source:
         """Call `body(k, pixels, single, number)` for the products of some steps, unrolled."""
         raise NotImplementedError
 
+    @staticmethod
+    def unrolled(first: Expr, count: Dim, unroll: int, step: Callable[[Expr, int], None]) -> None:
+        """Loop over `count` steps from `first` on: `unroll` at a time, then those that are left."""
+        whole = count // unroll
+        with emit.loop(whole) as block:
+            for u in range(unroll):
+                step(T.Bind(first + block * unroll + u), u)
+        rest = emit.static(count)
+        if unroll > 1 and (rest is None or rest % unroll):
+            with emit.loop(emit.index(count) - whole * unroll) as u:
+                step(T.Bind(first + whole * unroll + u), 0)
+
 
 class Panels(Source):
     """Every window unrolled, panel by panel."""
@@ -84,14 +96,7 @@ class Panels(Source):
             single = self.singles[begin + k] if self.shape.odd else None
             body(k, [T.Bind(p) for p in pixels], single, number)
 
-        whole = count // unroll
-        with emit.loop(whole) as block:
-            for u in range(unroll):
-                step(T.Bind(first + block * unroll + u), u)
-        rest = emit.static(count)
-        if rest is None or rest % unroll:
-            with emit.loop(emit.index(count) - whole * unroll) as u:
-                step(T.Bind(first + whole * unroll + u), 0)
+        self.unrolled(first, count, unroll, step)
 
     def gather(self, element: Element, first: Expr, count: Dim) -> None:
         """Gather `count` pixels from `first` on, in panels one after the other."""
@@ -234,11 +239,4 @@ class Planes(Source):
             with emit.loop(window.kernel[0]) as ky:
                 rows(channel, ky, number)
 
-        whole = count // unroll
-        with emit.loop(whole) as block:
-            for u in range(unroll):
-                step(T.Bind(first + block * unroll + u), u)
-        rest = emit.static(count)
-        if unroll > 1 and (rest is None or rest % unroll):
-            with emit.loop(emit.index(count) - whole * unroll) as u:
-                step(T.Bind(first + whole * unroll + u), 0)
+        self.unrolled(first, count, unroll, step)

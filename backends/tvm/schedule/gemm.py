@@ -103,7 +103,7 @@ class _Gemm:
         blocks: Dim = 1
         if height == self.knobs.tile_m or emit.static(rows) is not None:
             blocks = emit.ceil_div(tiles, max(1, self.knobs.block_m // height))
-        each = _shared(tiles, blocks)
+        each = emit.ceil_div(tiles, blocks)
         if self.knobs.chunk > 1 and (height == self.knobs.tile_m or emit.static(rows) is not None):
             self.deep(rows, height, tiles, blocks, each)
             return
@@ -307,16 +307,6 @@ class _Gemm:
                 with emit.loop(columns % lanes) as rest:
                     j = rest + columns // lanes * lanes
                     self.store(start + i, panel * width + j, tile[base + i * width + j])
-
-
-def _shared(tiles: Dim, blocks: Dim) -> Dim:
-    """Return how many tiles each block gets, rounded up."""
-    if blocks == 1:
-        return tiles
-    known, parts = emit.static(tiles), emit.static(blocks)
-    if known is not None and parts is not None:
-        return -(-known // parts)
-    return T.Bind((emit.index(tiles) + emit.index(blocks) - 1) // emit.index(blocks))
 
 
 def static_above(value: Dim, limit: int) -> bool:

@@ -111,7 +111,7 @@ class Plane:
         pairs = window.planes
         area = (emit.index(count) + window.furthest) * columns
         self.area = emit.opaque(area)  # of one pair of phases
-        self.size = self._times(self.area, pairs)
+        self.size = emit.times(self.area, pairs)
         # vectors may reach over the end of the last row
         total = (area * (pairs * channels) if room is None else room) + 4 * lanes
         self.buffer: Buffer = T.alloc_buffer((total,), "float32")
@@ -120,18 +120,11 @@ class Plane:
         if self.step == 2 and self._chunk():
             self.line = T.alloc_buffer((2 * lanes,), "float32")
 
-    @staticmethod
-    def _times(left: Dim, right: Dim) -> Dim:
-        one, two = emit.static(left), emit.static(right)
-        if one is not None and two is not None:
-            return one * two
-        return emit.index(left) * emit.index(right)
-
     def clear(self, channels: int = 1) -> None:
         """Fill everything, if anything of it is padding."""
         if not self.window.padded:
             return
-        with emit.loop(emit.ceil_div(self._times(self.size, channels), self.lanes)) as i:
+        with emit.loop(emit.ceil_div(emit.times(self.size, channels), self.lanes)) as i:
             emit.save(self.buffer, i * self.lanes, self.lanes, emit.splat(self.filling, self.lanes))
 
     def at(self, ky: Dim, kx: int) -> Expr:
@@ -160,7 +153,7 @@ class Plane:
         for number, phase in enumerate(self.row_phases):
             shift = phase - window.low[0]
             extent = emit.index(count) + window.reach(phase)
-            offset = self._times(self.area, number * len(self.phases))
+            offset = emit.times(self.area, number * len(self.phases))
             with emit.loop(extent) as row:
                 y = emit.index(emit.opaque((first + row) * window.strides[0] + shift))
                 start = emit.index(emit.opaque(self.base + row * self.columns + offset))

@@ -88,19 +88,19 @@ class Tiling:
         """
         down, along = window.out
         parts = emit.opaque(emit.ceil_div(along, most))
-        each, width, height = _shared(along, parts), emit.static(along), emit.static(down)
+        each, width, height = emit.ceil_div(along, parts), emit.static(along), emit.static(down)
         columns = emit.static(window.columns)
         if width is not None and height is not None and columns is not None:
             assert isinstance(each, int)
             return cls(down, along, rows, parts, each, (rows - 1) * columns + each)
         fit = T.min(T.min(most // T.max(window.columns, 1), rows), emit.index(down))
-        blocks = emit.opaque(_shared(down, emit.opaque(T.max(fit, 1))))
-        return cls(down, along, emit.opaque(_shared(down, blocks)), parts, each, most)
+        blocks = emit.opaque(emit.ceil_div(down, emit.opaque(T.max(fit, 1))))
+        return cls(down, along, emit.opaque(emit.ceil_div(down, blocks)), parts, each, most)
 
     @property
     def blocks(self) -> Dim:
         """Of an image."""
-        return _times(_shared(self.down, self.rows), self.parts)
+        return emit.times(emit.ceil_div(self.down, self.rows), self.parts)
 
     def place(self, block: Expr) -> tuple[Expr, Dim, Expr, Dim]:
         """The first row of a block and how many it has, its first tile in them and how many.
@@ -111,32 +111,9 @@ class Tiling:
         if emit.static(self.parts) != 1:
             part = emit.index(emit.opaque(block % emit.index(self.parts)))
             row = emit.index(emit.opaque(block // emit.index(self.parts)))
-        top, some = _piece(row, self.rows, self.down)
-        left, wide = _piece(part, self.each, self.along)
+        top, some = emit.piece(row, self.rows, self.down)
+        left, wide = emit.piece(part, self.each, self.along)
         return top, some, left, wide
-
-
-def _shared(value: Dim, parts: Dim) -> Dim:
-    """Return `value / parts`, rounded up; of nothing there are no parts."""
-    one, two = emit.static(value), emit.static(parts)
-    if one is not None and two is not None:
-        return -(-one // max(two, 1))
-    some = T.max(emit.index(parts), 1)
-    return emit.opaque((emit.index(value) + (some - 1)) // some)
-
-
-def _times(left: Dim, right: Dim) -> Dim:
-    one, two = emit.static(left), emit.static(right)
-    return one * two if one is not None and two is not None else emit.index(left) * right
-
-
-def _piece(number: Expr, each: Dim, total: Dim) -> tuple[Expr, Dim]:
-    """Where a piece begins and how long it is."""
-    one, two = emit.static(each), emit.static(total)
-    if one is not None and two is not None:
-        return T.Bind(T.min(number * one, emit.index(two - one))), one
-    first = emit.index(emit.opaque(number * each))
-    return first, emit.opaque(T.min(emit.index(each), emit.index(total) - first))
 
 
 class Tiles(Source):
@@ -199,14 +176,7 @@ class Tiles(Source):
             pixels = [emit.load(self.buffer, at + v * lanes, lanes) for v in range(vectors)]
             body(T.Bind(k0 + k), [T.Bind(p) for p in pixels], None, number)
 
-        whole = count // unroll
-        with emit.loop(whole) as block:
-            for u in range(unroll):
-                step(T.Bind(first + block * unroll + u), u)
-        rest = emit.static(count)
-        if rest is None or rest % unroll:
-            with emit.loop(emit.index(count) - whole * unroll) as u:
-                step(T.Bind(first + whole * unroll + u), 0)
+        self.unrolled(first, count, unroll, step)
 
     def results(self, sums: Buffer, start: Expr, put: Callable[[int, int, Expr], None]) -> None:
         """Call `put(row, column, value)` for vectors of the results of a vector of tiles.
