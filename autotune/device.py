@@ -6,14 +6,16 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from tunesmith.backends.probe import cpu_model
-from tunesmith.ir.target import Target
+from tunesmith.ir.diagnostics import TuneError
+from tunesmith.ir.target import Machine, Target
 from tunesmith.runtime.tvm_module import package_versions
 
 from .records import Device, Workload, canonical
 
-__all__ = ["device_of", "versions_text", "workload_of"]
+__all__ = ["device_of", "target_from", "versions_text", "workload_of"]
 
 _SYMBOL = re.compile(r"^\d+<=(.+)<=\d+$")
 
@@ -33,6 +35,19 @@ def device_of(target: Target) -> Device:
 def versions_text() -> str:
     """The versions that code depends on; the template's is in the name of the template."""
     return ", ".join(f"{name} {version}" for name, version in sorted(package_versions().items()))
+
+
+def target_from(facts: Mapping[str, Any], what: str, where: str) -> Target:
+    """The target that a device elsewhere says it is: `facts` has its `target` and `versions`.
+
+    Raises:
+        TuneError: it has other versions than this process.
+    """
+    if facts["versions"] != versions_text():
+        raise TuneError(f"the {what} has {facts['versions']}, this process {versions_text()}",
+                        where=where, hint="install the same versions")  # fmt: skip
+    fields = facts["target"] | {"features": tuple(facts["target"]["features"])}
+    return Target(**fields | {"machine": Machine(**fields["machine"])})
 
 
 def workload_of(

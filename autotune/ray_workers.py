@@ -24,10 +24,10 @@ from tunesmith.backends.tvm.launch import weights_of
 from tunesmith.backends.tvm.schedule.knobs import Knobs
 from tunesmith.backends.tvm.standalone import build_written, with_knobs, written
 from tunesmith.ir.diagnostics import BuildError, TuneError
-from tunesmith.ir.target import Machine, Target
+from tunesmith.ir.target import Target
 
 from .bench import Bench, content_name, order_of, outcome_of
-from .device import device_of, versions_text
+from .device import device_of, target_from, versions_text
 from .measure import Outcome, Task
 from .records import Device, Verdict
 from .runner import WORDS
@@ -79,12 +79,7 @@ class Cluster:
 
     def target(self, threads: int | None) -> Target:
         """The device as a target for `threads` of its cores."""
-        facts = self.on_device(_host, threads)
-        if facts["versions"] != versions_text():
-            raise TuneError(f"the device has {facts['versions']}, this process {versions_text()}",
-                            where=self.resource, hint="install the same versions")  # fmt: skip
-        fields = facts["target"] | {"features": tuple(facts["target"]["features"])}
-        return Target(**fields | {"machine": Machine(**fields["machine"])})
+        return target_from(self.on_device(_host, threads), "device", self.resource)
 
     def device(self, target: Target) -> Device:
         """What records are of that are measured there."""

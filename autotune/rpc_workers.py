@@ -14,12 +14,12 @@ from tunesmith.backends.tvm.kernels.kernel import Kernel
 from tunesmith.backends.tvm.launch import weights_of
 from tunesmith.backends.tvm.standalone import build_variant
 from tunesmith.ir.diagnostics import BuildError, TuneError
-from tunesmith.ir.target import Machine, Target
+from tunesmith.ir.target import Target
 
 from .bench import content_name, order_of, outcome_of
 from .boards import Board, BoardLost, Boards
 from .builders import BUILD_DEADLINE, Builders, Built
-from .device import versions_text
+from .device import target_from
 from .measure import Outcome, Task
 from .records import Device, Verdict
 from .runner import WORDS
@@ -42,12 +42,7 @@ def target_there(board: Board, threads: int | None) -> Target:
     Raises:
         TuneError: it has other versions than this process.
     """
-    facts = _facts(board, threads)
-    if facts["versions"] != versions_text():
-        raise TuneError(f"the board has {facts['versions']}, this process {versions_text()}",
-                        where=board.name, hint="install the same versions")  # fmt: skip
-    fields = facts["target"] | {"features": tuple(facts["target"]["features"])}
-    return Target(**fields | {"machine": Machine(**fields["machine"])})
+    return target_from(_facts(board, threads), "board", board.name)
 
 
 def device_there(board: Board, target: Target) -> Device:

@@ -172,12 +172,8 @@ class Facts:
         """
         if bounds(size)[0] >= low:
             return True
-        terms = size.terms if isinstance(size, DimExpr) else ()
-        constant = sum(factor for monomial, factor in terms if not monomial)
-        (*_, (monomial, factor)) = sorted(terms, key=lambda term: len(term[0])) or [((), 0)]
-        symbol = monomial[0] if len(monomial) == 1 else None
-        alone = len(terms) == 1 + bool(constant)
-        if not alone or factor < 1 or not isinstance(symbol, Sym) or symbol.name in self.measured:
+        symbol, factor, constant = _line(size) or (None, 0, 0)
+        if factor < 1 or not isinstance(symbol, Sym) or symbol.name in self.measured:
             return False
         self.narrow(symbol.name, -(-(low - constant) // factor), 0, why)
         raise Learned
@@ -260,18 +256,25 @@ class Facts:
         return None if best is None else best[1:]
 
 
+def _line(size: Dim) -> tuple[Sym | FloorDiv, int, int] | None:
+    """The atom, factor and constant of `factor * atom + constant`, if a size is that."""
+    if not isinstance(size, DimExpr):
+        return None
+    terms = [(m, c) for m, c in size.terms if m]
+    if len(terms) != 1 or len(terms[0][0]) != 1:
+        return None
+    (atom,), factor = terms[0]
+    return atom, factor, next((c for m, c in size.terms if not m), 0)
+
+
 def _between(rest: Dim, low: int, high: int) -> tuple[Sym, int, int] | None:
     """The symbol, and its bounds, that `low <= rest <= high` says where `rest` is a quotient.
 
     Quotients may be nested, each with a number added. `None` if `rest` is no such thing.
     """
     nested = False
-    while isinstance(rest, DimExpr):
-        terms = [(m, c) for m, c in rest.terms if m]
-        constant = next((c for m, c in rest.terms if not m), 0)
-        if len(terms) != 1 or len(terms[0][0]) != 1:
-            return None
-        (atom,), factor = terms[0]
+    while (line := _line(rest)) is not None:
+        atom, factor, constant = line
         low, high = low - constant, high - constant
         if factor < 0:
             low, high, factor = -high, -low, -factor
