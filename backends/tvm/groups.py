@@ -22,17 +22,39 @@ _PICKING = ("gather", "gather_elements", "gather_nd")
 
 @dataclass(eq=False)
 class Group:
-    """One kernel: what it computes first, and what is done to each element before it is stored."""
+    """One kernel: what it computes first, and what is done to each element before it is stored.
+
+    A kernel of products may have several (`siblings.py`): others whose results are read by this
+    epilogue alone, and others with results of their own.
+    """
 
     kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul, loops or bind
     anchor: Node
     epilogue: list[Node] = field(default_factory=list)
     by_rows: bool = False  # attention: the result is stored as [B, T, H, E]
+    feeding: list[Group] = field(default_factory=list)  # gemm: what only this epilogue reads
+    siblings: list[Group] = field(default_factory=list)  # gemm: further results of the kernel
+
+    @property
+    def parts(self) -> list[Group]:
+        """What has a result of its own in this kernel, itself first."""
+        return [self, *self.siblings]
+
+    @property
+    def products(self) -> list[Group]:
+        """What its own result is computed from: those that feed it, then itself."""
+        return [*self.feeding, self]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All nodes of the kernel, each after what it reads."""
+        each = [product for part in self.parts for product in part.products]
+        return [node for one in each for node in (one.anchor, *one.epilogue)]
 
     @property
     def outputs(self) -> list[Value]:
         """The values that the kernel writes."""
-        return self.epilogue[-1].results if self.epilogue else self.anchor.results
+        return [value for part in self.parts for value in part.last.results]
 
     @property
     def last(self) -> Node:

@@ -121,5 +121,7 @@ def _flat(value: Value, sizes: Mapping[str, int]) -> Operand:
 
 
 def _weight_name(use: WeightUse) -> str:
-    text = f"{use.constant.digest} {use.key[1]} {use.shape()}"
+    digests = "+".join(constant.digest for constant in use.constants)
+    apart = f" {use.together}" if use.together > 1 else ""
+    text = f"{digests} {use.key[1]} {use.shape()}{apart}"
     return hashlib.sha256(text.encode()).hexdigest()

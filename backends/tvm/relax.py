@@ -25,6 +25,7 @@ from .index import Sizes
 from .kernels.kernel import Kernel, WeightUse, build_kernel
 from .kernels.literals import TVM_DTYPE
 from .schedule.knobs import Knobs
+from .siblings import join_products
 from .weights import PackedWeights
 
 __all__ = ["lower_graph"]
@@ -40,7 +41,7 @@ def lower_graph(graph: Graph, target: Target, records: TuningRecords | None = No
     Inside, every tensor is flat; inputs and outputs have their shapes. The parameters of `main`
     are the inputs of the graph, then the weights, in the order of `Lowered.weights`.
     """
-    plan = form_groups(graph)
+    plan = join_products(form_groups(graph), target.machine)
     kernels = [build_kernel(group, plan.in_memory, target.machine) for group in plan.groups]
     if records is not None:
         for kernel in kernels:
@@ -227,7 +228,7 @@ def _tie_tables(kernels: list[Kernel]) -> None:
         for kernel in kernels
         if kernel.group.kind == "gemm" and kernel.weight is not None
         for use in [kernel.weight_use(kernel.weight)]
-        if use is not None and use.constant.nbytes >= _TIED_BYTES
+        if use is not None and not use.others and use.constant.nbytes >= _TIED_BYTES
     ]
     for kernel in kernels:
         for table in kernel.tables:
@@ -251,7 +252,7 @@ def _row(kernel: Kernel, name: str) -> dict[str, Json]:
         operations = operations + flops(node)
     moved: Dim = 0
     weights: Dim = 0
-    for value in (*kernel.reads, *kernel.group.outputs):
+    for value in (*kernel.reads, *kernel.packed[1:], *kernel.group.outputs):
         size = _elements(value, kernel) * value.type.dtype.bytes
         moved = moved + size
         weights = weights + (size if value.constant is not None else 0)

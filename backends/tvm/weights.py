@@ -35,8 +35,9 @@ class PackedWeights(Mapping[str, NDArray[np.generic]]):
             return self._kept[name]
         use = self._uses[name]
         array = use.array()
-        if not np.may_share_memory(array, use.constant.array):
-            release(use.constant.array)
+        for constant in use.constants:
+            if not np.may_share_memory(array, constant.array):
+                release(constant.array)
         if self.keeps:
             self._kept[name] = array
         return array

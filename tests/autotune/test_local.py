@@ -34,6 +34,10 @@ pytestmark = pytest.mark.tvm
 WINDOW = "low = [{0}, {0}], high = [{0}, {0}], dilations = [1, 1]"
 KERNELS = {
     "gemm": ("%x: f32[S, 40], %w: f32[40, 100], %b: f32[100]", "%y = linear(%x, %w, %b)"),
+    "gemms": ("%x: f32[S, 40], %w: f32[40, 96], %u: f32[40, 47], %b: f32[47]",
+              "%y = linear(%x, %w) %z = linear(%x, %u, %b)"),
+    "gated": ("%x: f32[S, 40], %w: f32[40, 97], %u: f32[40, 97]",
+              "%g = linear(%x, %w) %s = silu(%g) %l = linear(%x, %u) %y = mul(%s, %l)"),
     "few rows": ("%x: f32[3, 40], %w: f32[40, 17]", "%y = linear(%x, %w)"),
     "conv": ("%x: f32[B, 5, 13, 11], %w: f32[19, 5, 3, 3]",
              f"%y = conv(%x, %w) {{strides = [1, 1], {WINDOW.format(1)}, groups = 1}}"),
@@ -74,12 +78,13 @@ LATE = 3.0  # seconds after the deadline, at most
 
 def graph_of(name: str) -> Graph:
     inputs, body = KERNELS[name]
-    graph = parse_graph(f"graph @g({inputs}) {{ {body} return %y }}")
+    results = "%y, %z" if "%z =" in body else "%y"
+    graph = parse_graph(f"graph @g({inputs}) {{ {body} return {results} }}")
     random = np.random.default_rng(0)
     weights = {
         value.name: random.standard_normal([int(str(d)) for d in value.type.shape]).astype("f4")
         for value in graph.inputs
-        if value.name == "w"
+        if value.name in ("w", "u")
     }
     return pin(graph, {}, weights)
 

@@ -76,8 +76,8 @@ def build_gemm(
                 T.buffer_store(d, v, [i, j])
 
             gemm.emit_gemm(
-                rows=m, inner=inner, cols=cols, load_a=lambda i, k: a[i, k], weight=b,
-                store=store, machine=machine, knobs=knobs,
+                rows=m, inner=inner, results=[gemm.Result(cols, store)], weight=b,
+                load_a=lambda i, k: a[i, k], machine=machine, knobs=knobs,
             )  # fmt: skip
     return compile_function(builder.get(), machine), knobs
 

@@ -29,7 +29,7 @@ from ..schedule.attention import AttentionKnobs
 from ..schedule.batch_matmul import MatmulKnobs
 from ..schedule.conv_knobs import ConvKnobs
 from ..schedule.depthwise import PlaneKnobs
-from ..schedule.gemm_knobs import GemmKnobs, pack_weight
+from ..schedule.gemm_knobs import GemmKnobs, pack_weights, packed_shape
 from ..schedule.knobs import Knobs
 from ..schedule.sweep import ElementKnobs, RowKnobs
 from .convolutions import ConvLayout, conv_work, emit_conv_group, emit_pool_group
@@ -55,15 +55,22 @@ class WeightUse:
     """A constant that a kernel reads, and the layout that it wants it in."""
 
     constant: Constant
-    knobs: GemmKnobs | None = None  # packed for a product, else row-major
+    knobs: GemmKnobs | None = None  # packed for products, else row-major
     layout: ConvLayout | None = None  # or packed for a convolution
+    others: tuple[Constant, ...] = ()  # packed behind it, for a kernel of several products
+    together: int = 1  # products of a result: their panels take turns
 
     @property
-    def key(self) -> tuple[Constant, str | int]:
+    def constants(self) -> tuple[Constant, ...]:
+        """All that it holds; mostly one."""
+        return (self.constant, *self.others)
+
+    @property
+    def key(self) -> tuple[tuple[Constant, ...], str | int, int]:
         """Content and layout: equal ones are stored once."""
         if self.layout is not None:
-            return self.constant, self.layout.key
-        return self.constant, self.knobs.tile_n if self.knobs else 0
+            return self.constants, self.layout.key, self.together
+        return self.constants, self.knobs.tile_n if self.knobs else 0, self.together
 
     def shape(self) -> tuple[int, ...]:
         """How it lies in memory: flat, or in panels with their padding."""
@@ -71,8 +78,7 @@ class WeightUse:
             return self.layout.shape()
         if self.knobs is None:
             return (int(self.constant.array.size),)
-        inner, cols = self.constant.array.shape
-        return (-(-cols // self.knobs.tile_n), inner, self.knobs.tile_n)
+        return packed_shape([each.array.shape for each in self.constants], self.knobs)
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +92,7 @@ class WeightUse:
         if self.knobs is None:
             flat = np.asarray(self.constant.array, order="C").reshape(-1)
             return flat.view(TVM_DTYPE[self.constant.type.dtype])
-        return pack_weight(self.constant.array, self.knobs)
+        return pack_weights([each.array for each in self.constants], self.knobs, self.together)
 
 
 @dataclass
@@ -113,8 +119,17 @@ class Kernel:
 
     @property
     def weight(self) -> Value | None:
-        """The constant that is packed for this kernel."""
-        return self.group.anchor.operands[1] if self.group.kind in _PACKED else None
+        """The constant that is packed for this kernel, the first of several."""
+        return self.packed[0] if self.packed else None
+
+    @property
+    def packed(self) -> list[Value]:
+        """All constants that are packed into one argument: weights in the order of products."""
+        if self.group.kind not in _PACKED:
+            return []
+        return [
+            each.anchor.present_operands[1] for part in self.group.parts for each in part.products
+        ]
 
     @property
     def key(self) -> str:
@@ -181,7 +196,10 @@ class Kernel:
         knobs = self.knobs if value is self.weight else None
         if isinstance(knobs, ConvKnobs):
             return WeightUse(constant, layout=ConvLayout(conv_work(self.group.anchor), knobs))
-        return WeightUse(constant, knobs if isinstance(knobs, GemmKnobs) else None)
+        if not isinstance(knobs, GemmKnobs):
+            return WeightUse(constant)
+        others = tuple(v.constant for v in self.packed[1:] if v.constant is not None)
+        return WeightUse(constant, knobs, None, others, len(self.group.products))
 
     def function(self) -> tirx.PrimFunc:
         """Write the TIR function: its arguments are reads, sizes and results; all flat."""
@@ -236,7 +254,7 @@ class Kernel:
             emit_rows(evaluator, anchor, output, store, knobs)
         elif group.kind == "gemm" and isinstance(knobs, GemmKnobs) and self.weight is not None:
             packed = evaluator.buffers[self.weight]
-            emit_linear(evaluator, anchor, output, store, packed, machine, knobs)
+            emit_linear(evaluator, group, stores, packed, machine, knobs)
         elif group.kind == "conv" and knobs is not None and self.weight is not None:
             packed = evaluator.buffers[self.weight]
             emit_conv_group(evaluator, anchor, output, store, packed, machine, knobs)
@@ -256,9 +274,10 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
     """Collect what a group reads, through the values that are computed on the way."""
     reads: dict[Value, None] = {}
     inlined: dict[Node, None] = {}
-    own = {v for node in (group.anchor, *group.epilogue) for v in node.results}
+    own = {v for node in group.nodes for v in node.results}
     done: set[Value] = set()
-    packed = group.anchor.operands[1] if group.kind in _PACKED else None
+    first, *further = (each.anchor for part in group.parts for each in part.products)
+    packed = first.operands[1] if group.kind in _PACKED else None
 
     def visit(roots: Iterable[Value]) -> None:
         stack = [(v, False) for v in reversed(list(roots))]
@@ -280,8 +299,10 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
             stack.append((value, True))
             stack.extend((v, False) for v in reversed(value.producer.present_operands))
 
-    for node in (group.anchor, *group.epilogue):
-        visit(node.present_operands)
+    for node in group.nodes:
+        # one argument holds the weights of all products: it stands where the first one is read
+        visit([node.present_operands[0], *node.present_operands[2:]] if node in further
+              else node.present_operands)  # fmt: skip
         inlined[node] = None
     nodes = list(inlined)
     symbols: dict[str, Sym] = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from tvm import tirx
 from tvm.ir import Expr as Prim
@@ -11,18 +12,19 @@ from tvm.tirx.script import builder as T
 from tunesmith.ir.dims import DimExpr, product
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.target import Machine
-from tunesmith.ir.types import DType
+from tunesmith.ir.types import DType, Shape
 
 from ..evaluator import Evaluator
+from ..groups import Group
 from ..index import Index
 from ..schedule import fastmath
 from ..schedule.attention import AttentionKnobs, AttentionWork, emit_attention
 from ..schedule.batch_matmul import MatmulKnobs, emit_batch_matmul
-from ..schedule.gemm import emit_gemm
+from ..schedule.gemm import Result, emit_gemm
 from ..schedule.gemm_knobs import GemmKnobs, GemmWork
 from .literals import immediate
 
-__all__ = ["attention_work", "emit_attention_group", "emit_linear", "emit_matmul", "linear_work"]
+__all__ = ["attention_work", "emit_attention_group", "emit_linear", "emit_matmul", "gemm_work"]
 
 _ACTIVATIONS: dict[str, Callable[[Prim], Prim]] = {
     "none": lambda x: x,
@@ -51,12 +53,20 @@ def _static(size: int | DimExpr) -> int:
     return size
 
 
-def linear_work(node: Node) -> GemmWork:
-    """The product of a linear layer."""
-    x, weight = node.present_operands[:2]
+def gemm_work(group: Group) -> GemmWork:
+    """The products of a kernel of linear layers."""
+    x, weight = group.anchor.present_operands[:2]
     rows = product(x.type.shape[:-1])
-    inner, cols = map(_static, weight.type.shape)
-    return GemmWork(rows=rows if isinstance(rows, int) else None, inner=inner, cols=cols)
+    widths = tuple(
+        tuple(_static(each.anchor.present_operands[1].type.shape[1]) for each in part.products)
+        for part in group.parts
+    )
+    return GemmWork(
+        rows=rows if isinstance(rows, int) else None,
+        inner=_static(weight.type.shape[0]),
+        cols=sum(map(sum, widths)),
+        results=widths if sum(map(len, widths)) > 1 else (),
+    )
 
 
 def attention_work(node: Node) -> AttentionWork:
@@ -73,50 +83,69 @@ def attention_work(node: Node) -> AttentionWork:
 
 def emit_linear(
     evaluator: Evaluator,
-    node: Node,
-    output: Value,
-    store: tirx.Buffer,
+    group: Group,
+    stores: Sequence[tirx.Buffer],
     packed: tirx.Buffer,
     machine: Machine,
     knobs: GemmKnobs,
 ) -> None:
-    """`activation((x @ weight) * scale + bias)`, and what is fused behind it."""
-    x, weight = node.present_operands[:2]
-    bias = node.operands[2] if len(node.operands) > 2 else None
-    scale = node.operands[3] if len(node.operands) > 3 else None
-    outer, sizes = x.type.shape[:-1], evaluator.sizes
-    rows = product(outer)
-    inner, cols = map(_static, weight.type.shape)
-    activation = _ACTIVATIONS[str(node.attributes["activation"])]
-
-    def place(row: Prim, column: Prim, width: int) -> Index:
-        if not outer:
-            return Index((((width,), column),), sizes)
-        return Index(((tuple(outer), row), ((width,), column)), sizes)
+    """`activation((x @ weight) * scale + bias)` of each part, and what is fused behind it."""
+    x = group.anchor.present_operands[0]
+    outer, inner = x.type.shape[:-1], _static(x.type.shape[-1])
+    rows, sizes = product(outer), evaluator.sizes
 
     def load(row: Prim, k: Prim) -> Prim:
-        return evaluator.fresh().read(x, place(row, k, inner))
+        return evaluator.fresh().read(x, _place(evaluator, outer, inner, row, k))
 
-    def write(row: Prim, column: Prim, value: Prim) -> None:
+    def write(part: Group, store: tirx.Buffer, row: Prim, column: Prim, *sums: Prim) -> None:
         reader = evaluator.fresh()
-        at = Index((((cols,), column),), sizes)
-        if scale is not None:
-            value = value * reader.read(scale, at.broadcast_to(scale.type.shape))
-        if bias is not None:
-            value = value + reader.read(bias, at.broadcast_to(bias.type.shape))
-        value = activation(value if activation is _ACTIVATIONS["none"] else T.Bind(value))
-        reader.finish(node, output, store, place(row, column, cols), value)
+        *fed, own = [
+            _element(reader, each.anchor, column, value)
+            for each, value in zip(part.products, sums, strict=True)
+        ]
+        for each, value in zip(part.feeding, fed, strict=True):
+            reader.known[each.anchor.result] = partial(_same, T.Bind(value))
+        at = _place(evaluator, outer, _cols(part.anchor), row, column)
+        reader.finish(part.anchor, part.last.result, store, at, own)
 
     emit_gemm(
         rows=rows if isinstance(rows, int) else sizes.expr(rows),
         inner=inner,
-        cols=cols,
+        results=[
+            Result(_cols(part.anchor), partial(write, part, store))
+            for part, store in zip(group.parts, stores, strict=True)
+        ],
         load_a=load,
         weight=packed,
-        store=write,
         machine=machine,
         knobs=knobs,
+        together=len(group.products),
     )
+
+
+def _cols(node: Node) -> int:
+    return _static(node.present_operands[1].type.shape[1])
+
+
+def _same(value: Prim, _: Index) -> Prim:
+    return value
+
+
+def _place(evaluator: Evaluator, outer: Shape, width: int, row: Prim, column: Prim) -> Index:
+    last = ((width,), column)
+    return Index(((tuple(outer), row), last) if outer else (last,), evaluator.sizes)
+
+
+def _element(reader: Evaluator, node: Node, column: Prim, value: Prim) -> Prim:
+    """An element of a linear layer from its sum."""
+    bias, scale = (node.operands[i] if len(node.operands) > i else None for i in (2, 3))
+    at = Index((((_cols(node),), column),), reader.sizes)
+    if scale is not None:
+        value = value * reader.read(scale, at.broadcast_to(scale.type.shape))
+    if bias is not None:
+        value = value + reader.read(bias, at.broadcast_to(bias.type.shape))
+    activation = _ACTIVATIONS[str(node.attributes["activation"])]
+    return activation(value if activation is _ACTIVATIONS["none"] else T.Bind(value))
 
 
 def emit_matmul(

@@ -17,7 +17,7 @@ from ..schedule import attention, batch_matmul, conv_knobs, depthwise, emit, gem
 from ..schedule.knobs import Knobs
 from .convolutions import conv_work, is_depthwise, pool_window
 from .elementwise import element_work
-from .products import attention_work, linear_work
+from .products import attention_work, gemm_work
 from .rows import row_work
 
 __all__ = ["Template", "template_of"]
@@ -67,7 +67,7 @@ def template_of(group: Group, machine: Machine, inlined: list[Node]) -> Template
     """
     node = group.anchor
     if group.kind == "gemm":
-        gemm = linear_work(node)
+        gemm = gemm_work(group)
         fits = partial(gemm_knobs.fits, gemm, machine)
         return _template("gemm", 1, gemm, gemm_knobs.default(gemm, machine), fits)
     if group.kind == "conv" and not is_depthwise(node):

@@ -4,11 +4,16 @@
 of a tile of `tile_m` rows and `tile_n` columns stay in registers while `K` runs; rows that are not
 a multiple of the tile are covered by overlapping the last tile with the one before, so that the
 hot loop has no predicate, whether the number of rows is known now or only at run time.
+
+A kernel may have several results, each of one or of several products with the same rows: there is
+one weight, the panels of all, and one hot loop over them. Only what happens to a finished tile
+depends on whose it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -25,33 +30,46 @@ if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
 LoadA: TypeAlias = Callable[[Expr, Expr], Expr]
-Store: TypeAlias = Callable[[Expr, Expr, Expr], None]
+Store: TypeAlias = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result of `cols` columns, and what is called with `i`, `j` and an element a product."""
+
+    cols: int
+    store: Store
 
 
 def emit_gemm(
     *,
     rows: Dim,
     inner: int,
-    cols: int,
+    results: Sequence[Result],
     load_a: LoadA,
     weight: Buffer,
-    store: Store,
     machine: Machine,
     knobs: GemmKnobs,
+    together: int = 1,
     parallel: bool = True,
 ) -> None:
-    """Write `store(i, j, sum_k load_a(i, k) * weight[k, j])` for all rows and columns.
+    """Write `store(i, j, sum_k load_a(i, k) * w[k, j], …)` for all rows and columns of each result.
 
-    `weight` is what `pack_weight` returns, float32 or int8; the scale of int8 belongs into
+    A result is of `together` products, and `store` gets an element of each. `weight` is what
+    `pack_weights` returns for the weights of all, float32 or int8; the scale of int8 belongs into
     `store`. `store` is called in a loop over the lanes of a vector whose variable is in `j`, or
     in a scalar loop for the columns after the last whole vector. The last row tile overlaps the
     one before it, so a row may be stored twice, with the same value: what `load_a` and `store`
     read must not alias what `store` writes.
     """
-    gemm = _Gemm(inner, cols, load_a, weight, store, emit.lanes_of(machine), knobs, parallel)
+    gemm = _Gemm(
+        inner, tuple(results), together, load_a, weight, emit.lanes_of(machine), knobs, parallel
+    )
     known = emit.static(rows)
     if known is None:
-        gemm.choose(emit.index(rows), knobs.tile_m)
+        # TVM computes what several branches share before all of them: no rows are not divided there
+        several = emit.index(rows)
+        emit.branch_if(several > 0, partial(gemm.choose, several, knobs.tile_m))
     elif known > 0:
         tiles = -(-known // knobs.tile_m)
         gemm.all_rows(known, -(-known // tiles))  # even tiles: 13 rows are 7 + 7, not 8 + 8
@@ -59,13 +77,17 @@ def emit_gemm(
 
 @dataclass(frozen=True)
 class _Gemm:
-    """What every part of one product needs to know."""
+    """What every part of one kernel needs to know.
+
+    A unit is what a tile of a result needs: a panel of the weight of each of its products. The
+    units of all results are counted in one go.
+    """
 
     inner: int
-    cols: int
+    results: tuple[Result, ...]
+    together: int
     load_a: LoadA
     weight: Buffer
-    store: Store
     lanes: int
     knobs: GemmKnobs
     parallel: bool
@@ -75,13 +97,13 @@ class _Gemm:
         return self.knobs.tile_n // self.lanes
 
     @property
-    def panels(self) -> int:
-        return -(-self.cols // self.knobs.tile_n)
+    def units(self) -> int:
+        return sum(-(-result.cols // self.knobs.tile_n) for result in self.results)
 
     def choose(self, rows: Expr, height: int) -> None:
-        """Take the tallest tile that fits `rows`, which is known at run time only."""
+        """Take the tallest tile that fits `rows`, known at run time only; there is at least one."""
         if height == 1:
-            emit.branch_if(rows > 0, partial(self.all_rows, rows, 1))
+            self.all_rows(rows, 1)
             return
         if self.knobs.prefetch_few:
             knobs = replace(self.knobs, prefetch=self.knobs.prefetch_few, prefetch_few=0)
@@ -107,32 +129,39 @@ class _Gemm:
         if self.knobs.chunk > 1 and (height == self.knobs.tile_m or emit.static(rows) is not None):
             self.deep(rows, height, tiles, blocks, each)
             return
-        with emit.loop(emit.index(blocks) * self.panels, parallel=self.parallel) as task:
-            panel = task if blocks == 1 else T.Bind(task % self.panels)
-            first = emit.index(0) if blocks == 1 else T.Bind(task // self.panels * each)
+        size, zero = height * self.knobs.tile_n, emit.index(0)
+        with emit.loop(emit.index(blocks) * self.units, parallel=self.parallel) as task:
+            unit = task if blocks == 1 else T.Bind(task % self.units)
+            first = zero if blocks == 1 else T.Bind(task // self.units * each)
             count = each if blocks == 1 else emit.minimum(each, emit.index(tiles) - first)
-            zero = emit.index(0)
-            read = self.reader(panel, zero, self.inner, self.inner, static_above(tiles, 1))
-            tile = T.alloc_buffer((height * self.knobs.tile_n,), "float32")
+            panel = unit if self.together == 1 else T.Bind(unit * self.together)
+            read = self.reader(
+                panel, self.together, zero, self.inner, self.inner, static_above(tiles, 1)
+            )
+            tile = T.alloc_buffer((self.together * size,), "float32")
             with emit.loop(count) as step:
                 start = emit.minimum((first + step) * height, emit.index(rows) - height)
                 start = T.Bind(start)
-                ahead = partial(self.prefetch, panel + 1, zero, step)
-                self.tile(start, height, read, ahead, tile)
-                self.write(start, height, panel, tile, zero)
+                with self.each_product() as p:
+                    ahead = partial(self.prefetch, panel + p + self.together, zero, step)
+                    self.tile(start, height, partial(read, p), ahead, tile, emit.index(p * size))
+                self.write(start, height, unit, tile, zero, size)
 
     def deep(self, rows: Dim, height: int, tiles: Dim, blocks: Dim, each: Dim) -> None:
         """Cover `rows` with the sums of several panels in memory, while K is walked over once."""
-        chunks = -(-self.panels // self.knobs.chunk)
+        chunks = -(-self.units // self.knobs.chunk)
         size, depth = height * self.knobs.tile_n, self.depth
         most = max(1, self.knobs.block_m // height)
         sets = max(1, min(self.unroll, self.knobs.tile_m // height))
         with emit.loop(emit.index(blocks) * chunks, parallel=self.parallel) as task:
-            panel0 = T.Bind(task % chunks * self.knobs.chunk)
-            panels = T.Bind(T.min(emit.index(self.panels) - panel0, emit.index(self.knobs.chunk)))
+            unit0 = T.Bind(task % chunks * self.knobs.chunk)
+            units = T.Bind(T.min(emit.index(self.units) - unit0, emit.index(self.knobs.chunk)))
+            panel0, panels = unit0, units
+            if self.together > 1:
+                panel0, panels = (T.Bind(number * self.together) for number in (unit0, units))
             first = T.Bind(task // chunks * each)
             count = T.Bind(T.min(emit.index(each), emit.index(tiles) - first))
-            sums = T.alloc_buffer((self.knobs.chunk * most * size,), "float32")
+            sums = T.alloc_buffer((self.knobs.chunk * self.together * most * size,), "float32")
             with emit.loop(panels * most * (size // self.lanes)) as n:
                 emit.save(sums, n * self.lanes, self.lanes, emit.splat(0.0, self.lanes))
 
@@ -143,7 +172,9 @@ class _Gemm:
                 k0 = T.Bind(part * depth)
                 steps = depth if self.inner % depth == 0 else T.Bind(T.min(self.inner - k0, depth))
                 with emit.loop(panels) as p:
-                    read = self.reader(panel0 + p, k0, steps, depth, static_above(tiles, 1))
+                    read = partial(
+                        self.reader(panel0 + p, 1, k0, steps, depth, static_above(tiles, 1)), 0
+                    )
                     more = p + 1 < panels  # after the last panel comes the first, further on in K
                     following = T.Bind(T.Select(more, panel0 + p + 1, panel0))
                     shift = T.Bind(T.Select(more, emit.index(0), emit.index(depth)))
@@ -153,8 +184,13 @@ class _Gemm:
                         self.panel(
                             k0, steps, place(step), height, sets, read, ahead, sums, at, add=True
                         )
-            with emit.loop(panels) as p, emit.loop(count) as step:
-                self.write(place(step), height, panel0 + p, sums, (p * most + step) * size)
+            with emit.loop(units) as u, emit.loop(count) as step:
+                at = (u * (self.together * most) + step) * size
+                self.write(place(step), height, unit0 + u, sums, at, most * size)
+
+    def each_product(self) -> AbstractContextManager[Dim]:
+        """Open a loop over the products of a result, if it has several."""
+        return nullcontext(0) if self.together == 1 else emit.loop(self.together)
 
     @property
     def unroll(self) -> int:
@@ -167,26 +203,28 @@ class _Gemm:
         return -(-self.inner // (shares * self.unroll)) * self.unroll
 
     def reader(
-        self, panel: Expr, k0: Expr, count: Dim, depth: int, dequantize: bool
-    ) -> Callable[[Expr, int], Expr]:
-        """Return how vector `v` of row `k` of a panel is read, as fp32.
+        self, panel: Expr, panels: int, k0: Expr, count: Dim, depth: int, dequantize: bool
+    ) -> Callable[[Dim, Expr, int], Expr]:
+        """Return how vector `v` of row `k` of one of `panels` panels is read, as fp32.
 
-        A panel of int8 is converted once if it serves several row tiles, else while it is read:
-        `count` rows from `k0`, which are at most `depth`.
+        Panels of int8 are converted once if they serve several row tiles, else while they are
+        read: `count` rows from `k0`, which are at most `depth`.
         """
         lanes, width = self.lanes, self.knobs.tile_n
 
-        def stored(k: Expr, v: int) -> Expr:
-            value = self.weight[panel, k, emit.lanes_at(v * lanes, lanes)]
+        def stored(p: Dim, k: Expr, v: int) -> Expr:
+            value = self.weight[panel + p, k, emit.lanes_at(v * lanes, lanes)]
             return value if self.weight.dtype == "float32" else value.astype(f"float32x{lanes}")
 
         if self.weight.dtype == "float32" or not dequantize:
             return stored
-        copy = T.alloc_buffer((depth * width,), "float32")
-        with emit.loop(count) as k:
-            for v in range(self.vectors):
-                emit.save(copy, k * width + v * lanes, lanes, stored(k0 + k, v))
-        return lambda k, v: emit.load(copy, (k - k0) * width + v * lanes, lanes)
+        copy = T.alloc_buffer((panels * depth * width,), "float32")
+        for p in range(panels):
+            with emit.loop(count) as k:
+                for v in range(self.vectors):
+                    at = (k + p * depth) * width + v * lanes
+                    emit.save(copy, at, lanes, stored(p, k0 + k, v))
+        return lambda p, k, v: emit.load(copy, (k - k0 + p * depth) * width + v * lanes, lanes)
 
     def prefetch(
         self, panel: Expr, shift: Expr, step: Expr, k0: Expr, block: Expr, blocks: Dim
@@ -214,21 +252,22 @@ class _Gemm:
         read: Callable[[Expr, int], Expr],
         ahead: Callable[[Expr, Expr, Dim], None],
         tile: Buffer,
+        base: Expr,
     ) -> None:
-        """Sum one tile over all of K into `tile`, a panel of `panel_k` at a time."""
+        """Sum one tile over all of K into `tile` from `base` on, a panel of `panel_k` at a time."""
         depth, zero = self.depth, emit.index(0)
         sets = max(1, min(self.unroll, self.knobs.tile_m // height))
         if depth >= self.inner:
-            self.panel(zero, self.inner, start, height, sets, read, ahead, tile, zero, add=False)
+            self.panel(zero, self.inner, start, height, sets, read, ahead, tile, base, add=False)
             return
         with emit.loop(height) as i:
             for v in range(self.vectors):
-                at = i * self.knobs.tile_n + v * self.lanes
+                at = base + (i * self.knobs.tile_n + v * self.lanes)
                 emit.save(tile, at, self.lanes, emit.splat(0.0, self.lanes))
         with emit.loop(-(-self.inner // depth)) as p:
             k0 = T.Bind(p * depth)
             count = depth if self.inner % depth == 0 else T.Bind(T.min(self.inner - k0, depth))
-            self.panel(k0, count, start, height, sets, read, ahead, tile, zero, add=True)
+            self.panel(k0, count, start, height, sets, read, ahead, tile, base, add=True)
 
     def panel(
         self,
@@ -282,31 +321,57 @@ class _Gemm:
             at = base + (n // vectors * self.knobs.tile_n + n % vectors * lanes)
             emit.save(tile, at, lanes, emit.load(tile, at, lanes) + value if add else value)
 
-    def write(self, start: Expr, height: int, panel: Expr, tile: Buffer, base: Expr) -> None:
-        """Hand a finished tile to `store`, without the padded columns."""
-        last = self.cols - (self.panels - 1) * self.knobs.tile_n
-        whole = partial(self.write_columns, start, height, panel, tile, base, self.knobs.tile_n)
-        part = partial(self.write_columns, start, height, panel, tile, base, last)
-        if last == self.knobs.tile_n:
-            whole()
-        elif self.panels == 1:
-            part()
+    def write(
+        self, start: Expr, height: int, unit: Expr, tile: Buffer, base: Expr, stride: int
+    ) -> None:
+        """Hand finished tiles to the `store` of their result, without the padded columns.
+
+        The tile of a result's first product is at `base`, and `stride` is from one to the next.
+        """
+        width, first = self.knobs.tile_n, 0
+        pieces: list[tuple[int, Callable[[], None]]] = []  # the unit after it, and what to write
+        for result in self.results:
+            whole, last = divmod(result.cols, width)
+            write = partial(
+                self.write_columns, result, start, height, unit - first, tile, base, stride
+            )
+            pieces += [(first + whole, partial(write, width))] if whole else []
+            pieces += [(first + whole + 1, partial(write, last))] if last else []
+            first = pieces[-1][0]
+        self.dispatch(unit, pieces)
+
+    def dispatch(self, unit: Expr, pieces: Sequence[tuple[int, Callable[[], None]]]) -> None:
+        """Call the first piece that ends after `unit`."""
+        (end, write), *rest = pieces
+        if rest:
+            emit.branch(unit < end, write, partial(self.dispatch, unit, rest))
         else:
-            emit.branch(panel < self.panels - 1, whole, part)
+            write()
 
     def write_columns(
-        self, start: Expr, height: int, panel: Expr, tile: Buffer, base: Expr, columns: int
+        self,
+        result: Result,
+        start: Expr,
+        height: int,
+        panel: Expr,
+        tile: Buffer,
+        base: Expr,
+        stride: int,
+        columns: int,
     ) -> None:
         width, lanes = self.knobs.tile_n, self.lanes
+
+        def store(i: Expr, j: Expr) -> None:
+            at = [base + (p * stride + i * width) + j for p in range(self.together)]
+            result.store(start + i, panel * width + j, *(tile[place] for place in at))
+
         with emit.loop(height) as i:
             if columns >= lanes:
                 with emit.loop(columns // lanes) as v, emit.vector_loop(lanes) as lane:
-                    j = v * lanes + lane
-                    self.store(start + i, panel * width + j, tile[base + i * width + j])
+                    store(i, v * lanes + lane)
             if columns % lanes:
                 with emit.loop(columns % lanes) as rest:
-                    j = rest + columns // lanes * lanes
-                    self.store(start + i, panel * width + j, tile[base + i * width + j])
+                    store(i, rest + columns // lanes * lanes)
 
 
 def static_above(value: Dim, limit: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,18 @@ from .knobs import Knobs, knob
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
-__all__ = ["CACHE_LINE", "FEW_TILES", "GemmKnobs", "GemmWork", "default", "fits", "pack_weight"]
+__all__ = [
+    "CACHE_LINE",
+    "FEW_TILES",
+    "GemmKnobs",
+    "GemmWork",
+    "default",
+    "fits",
+    "pack_weight",
+    "pack_weights",
+    "packed_shape",
+    "padded_columns",
+]
 
 CACHE_LINE = 64  # bytes
 FEW_TILES = 6  # of rows
@@ -22,11 +34,26 @@ FEW_TILES = 6  # of rows
 
 @dataclass(frozen=True, kw_only=True)
 class GemmWork:
-    """One product: `rows` is `None` if it is only known at run time."""
+    """Products of the same rows: `rows` is `None` if it is only known at run time.
+
+    `cols` is of all of them. Where there are several, `results` has the columns of each product of
+    each result; all results are of the same number of products, and those of one equally wide.
+    """
 
     rows: int | None
     inner: int
     cols: int
+    results: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def together(self) -> int:
+        """How many products a result is of."""
+        return len(self.results[0]) if self.results else 1
+
+    def units(self, tile_n: int) -> int:
+        """Tiles of `tile_n` columns of all results together."""
+        results = self.results or ((self.cols,),)
+        return sum(-(-products[0] // tile_n) for products in results)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +74,7 @@ class GemmKnobs(Knobs):
     prefetch: int = knob(2, 0, 1, 2, 3, 4, 6)
     # the same for fewer than `FEW_TILES`, where that shows at run time only
     prefetch_few: int = knob(0, 0, 2, 4, 6, 8)
-    # panels that one task computes; if several, K is walked over once for all
+    # panels of a result that one task computes; if several, K is walked over once for all
     chunk: int = knob(1, 1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -66,20 +93,11 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     known, two each serve 48 rows, and fewer rows have code of their own.
     """
     lanes = emit.lanes_of(machine)
-    shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
-    if machine.vector_registers < 32:
-        shapes = {2: (6, 0.0), 3: (4, 0.01), 1: (8, 0.15)}
-
-    def cost(vectors: int) -> float:
-        tile_n = vectors * lanes
-        return -(-work.cols // tile_n) * tile_n * (1 + shapes[vectors][1])
-
-    vectors = min(shapes, key=cost)
-    panels = -(-work.cols // (vectors * lanes))
+    vectors, tile_m, _ = _tile(work, machine)
+    panels = work.units(vectors * lanes)
     even = panels % machine.cores == 0 or panels >= 16 * machine.cores
     rows = max(64, machine.l2_bytes * 3 // 8 // (emit.FLOAT_BYTES * work.inner))
-    tile_m, unroll = shapes[vectors][0], GemmKnobs.unroll_k
-    lines = unroll * vectors * machine.vector_bytes // CACHE_LINE
+    lines = GemmKnobs.unroll_k * vectors * machine.vector_bytes // CACHE_LINE
     knobs = GemmKnobs(
         tile_m=tile_m,
         tile_n=vectors * lanes,
@@ -94,6 +112,25 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     return replace(knobs, prefetch=max(1, -(-lines // tiles)))
 
 
+def padded_columns(work: GemmWork, machine: Machine) -> float:
+    """Columns that are computed by the default tile, weighted by how well it uses the machine."""
+    return _tile(work, machine)[2]
+
+
+def _tile(work: GemmWork, machine: Machine) -> tuple[int, int, float]:
+    """Vectors and rows of the tile that pads the columns least, and what they then amount to."""
+    shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
+    if machine.vector_registers < 32:
+        shapes = {2: (6, 0.0), 3: (4, 0.01), 1: (8, 0.15)}
+
+    def cost(vectors: int) -> float:
+        tile_n = vectors * emit.lanes_of(machine)
+        return work.units(tile_n) * work.together * tile_n * (1 + shapes[vectors][1])
+
+    vectors = min(shapes, key=cost)
+    return vectors, shapes[vectors][0], cost(vectors)
+
+
 def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> GemmKnobs:
     """Where a block's rows and a panel leave the second cache, let a task walk over K once.
 
@@ -104,13 +141,13 @@ def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> Ge
         return knobs
     cache = machine.l2_bytes // emit.FLOAT_BYTES
     rows = min(work.rows or 64, knobs.block_m)
-    if (rows + knobs.tile_n) * work.inner * 2 <= cache:
+    if (rows + knobs.tile_n * work.together) * work.inner * 2 <= cache:
         return knobs
     depth = 768
     block = max(64, cache // 3 // depth // knobs.tile_m * knobs.tile_m)
     if work.rows is not None:
         block = min(block, -(-work.rows // knobs.tile_m) * knobs.tile_m)
-    most = max(1, cache // 4 // (block * knobs.tile_n))
+    most = max(1, cache // 4 // (block * knobs.tile_n * work.together))
     rounds = -(-panels // (most * machine.cores))
     chunk = -(-panels // (rounds * machine.cores))
     return replace(knobs, panel_k=depth, block_m=block, chunk=chunk) if chunk > 1 else knobs
@@ -128,7 +165,7 @@ def fits(work: GemmWork, machine: Machine, knobs: GemmKnobs) -> bool:
         and (knobs.tile_m <= rows or knobs.tile_m == GemmKnobs.tile_m)
         and knobs.tile_m <= knobs.block_m <= max(rows + knobs.tile_m, 32)
         and knobs.panel_k <= max(2 * work.inner, 128)
-        and knobs.chunk <= -(-work.cols // knobs.tile_n)
+        and knobs.chunk <= work.units(knobs.tile_n)
         and not (known and knobs.prefetch_few)
         and knobs.unroll_k <= work.inner
     )
@@ -136,11 +173,33 @@ def fits(work: GemmWork, machine: Machine, knobs: GemmKnobs) -> bool:
 
 def pack_weight(weight: NDArray[Any], knobs: GemmKnobs) -> NDArray[Any]:
     """Return `weight[K, N]` as panels `[ceil(N / tile_n), K, tile_n]`, padded with zeros."""
-    inner, cols = weight.shape
+    return pack_weights([weight], knobs)
+
+
+def packed_shape(shapes: Sequence[tuple[int, ...]], knobs: GemmKnobs) -> tuple[int, int, int]:
+    """The shape of what `pack_weights` returns for weights of these shapes."""
+    panels = sum(-(-cols // knobs.tile_n) for _, cols in shapes)
+    return panels, shapes[0][0], knobs.tile_n
+
+
+def pack_weights(
+    weights: Sequence[NDArray[Any]], knobs: GemmKnobs, together: int = 1
+) -> NDArray[Any]:
+    """Return weights `[K, N_i]` as panels `[sum(ceil(N_i / tile_n)), K, tile_n]`, each padded.
+
+    The panels of `together` neighbours, which are equally wide, take turns.
+    """
     width = knobs.tile_n
-    packed = np.empty((-(-cols // width), inner, width), weight.dtype)
-    for number, panel in enumerate(packed):  # one by one, which suits any order of the weight
-        part = weight[:, number * width : (number + 1) * width]
-        panel[:, : part.shape[1]] = part
-        panel[:, part.shape[1] :] = 0
+    packed = np.empty(packed_shape([w.shape for w in weights], knobs), weights[0].dtype)
+    first = 0
+    for number in range(0, len(weights), together):
+        some = weights[number : number + together]
+        panels = -(-some[0].shape[1] // width)
+        for place, weight in enumerate(some):
+            mine = packed[first + place : first + panels * together : together]
+            for at, panel in enumerate(mine):  # one by one, which suits any order of the weight
+                part = weight[:, at * width : (at + 1) * width]
+                panel[:, : part.shape[1]] = part
+                panel[:, part.shape[1] :] = 0
+        first += panels * together
     return packed
