@@ -80,6 +80,11 @@ JOINED = {
         "%k = sub(%r, %m) %n = linear(%x, %w3) %v = reshape(%n) {shape = [R*3, 16]}",
         "gemm linear gelu linear sub linear reshape",
     ),
+    "three of two vectors": Case(
+        "%w1: f32[24, 32], %w2: f32[24, 32], %w3: f32[24, 32]",
+        "%q = linear(%x, %w1) %k = linear(%x, %w2) %v = linear(%x, %w3)",
+        "gemm linear linear linear",
+    ),
     "one that nobody reads": Case(
         THREE,
         "%q = linear(%x, %w1) %k = linear(%x, %w2) %v = linear(%x, %w3)",

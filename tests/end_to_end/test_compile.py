@@ -49,7 +49,8 @@ def test_everything_fuses(dynamic: Artifact) -> None:
     table = report["kernel_table"]
     assert isinstance(table, list)
     kinds = Counter(row["kind"] for row in table if isinstance(row, dict))
-    assert kinds == {"gemm": 6, "attention": 1, "rows": 2, "elementwise": 2}, table
+    # queries, keys and values are one
+    assert kinds == {"gemm": 4, "attention": 1, "rows": 2, "elementwise": 2}, table
 
 
 def test_the_manifest_says_how_close_it_is(dynamic: Artifact) -> None:

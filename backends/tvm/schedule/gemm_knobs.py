@@ -112,20 +112,20 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     return replace(knobs, prefetch=max(1, -(-lines // tiles)))
 
 
-def padded_columns(work: GemmWork, machine: Machine) -> float:
-    """Columns that are computed by the default tile, weighted by how well it uses the machine."""
+def padded_columns(work: GemmWork, machine: Machine) -> int:
+    """Columns that the default tile computes, in per cent by how well it uses the machine."""
     return _tile(work, machine)[2]
 
 
-def _tile(work: GemmWork, machine: Machine) -> tuple[int, int, float]:
+def _tile(work: GemmWork, machine: Machine) -> tuple[int, int, int]:
     """Vectors and rows of the tile that pads the columns least, and what they then amount to."""
-    shapes = {3: (8, 0.0), 4: (6, 0.01), 2: (12, 0.02), 1: (14, 0.15)}
+    shapes = {3: (8, 100), 4: (6, 101), 2: (12, 102), 1: (14, 115)}
     if machine.vector_registers < 32:
-        shapes = {2: (6, 0.0), 3: (4, 0.01), 1: (8, 0.15)}
+        shapes = {2: (6, 100), 3: (4, 101), 1: (8, 115)}
 
-    def cost(vectors: int) -> float:
+    def cost(vectors: int) -> int:
         tile_n = vectors * emit.lanes_of(machine)
-        return work.units(tile_n) * work.together * tile_n * (1 + shapes[vectors][1])
+        return work.units(tile_n) * work.together * tile_n * shapes[vectors][1]
 
     vectors = min(shapes, key=cost)
     return vectors, shapes[vectors][0], cost(vectors)
