@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from tunesmith.ir.dims import bounds
 from tunesmith.ir.graph import Graph, Node, Value
+from tunesmith.ir.target import Machine
 
+from .chains import join_chains
 from .evaluator import can_inline
 from .kernels.movement import is_guarded
 from .legalize import has_windows, is_row_operator
@@ -28,6 +30,13 @@ class Group:
     anchor: Node
     epilogue: list[Node] = field(default_factory=list)
     by_rows: bool = False  # attention: the result is stored as [B, T, H, E]
+    before: list[Group] = field(default_factory=list)  # conv: computed by strips on the way
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Its anchors and what is done to their elements, those of earlier convolutions first."""
+        parts = (*self.before, self)
+        return [node for part in parts for node in (part.anchor, *part.epilogue)]
 
     @property
     def outputs(self) -> list[Value]:
@@ -78,24 +87,24 @@ def is_costly(node: Node) -> bool:
     return node.op.name in _COSTLY or node.op.is_composite
 
 
-def form_groups(graph: Graph) -> Plan:
+def form_groups(graph: Graph, machine: Machine) -> Plan:
     """Fuse elementwise chains into the kernels before them, and the rest into those after them.
 
     A chain hangs on a value with a single reader, or all readers of its values end in one node, so
     nothing outside the kernel can depend on the inside and feed it again: every group is convex.
     """
-    groups = _with_epilogues(graph)
-    owner = {node: group for group in groups for node in (group.anchor, *group.epilogue)}
+    groups = join_chains(_with_epilogues(graph), machine)
+    last = {group.last: group for group in groups}
+    parts = [part for group in groups for part in (*group.before, group)]
+    owner = {node: part for part in parts for node in (part.anchor, *part.epilogue)}
     in_memory = _materialized(graph, owner)
     result: list[Group] = []
     for node in graph.nodes:
         if node.op.name == "constant":
             continue
-        group = owner.get(node)
-        if group is not None:
-            if node is group.last:
-                result.append(group)
-        elif node.result in in_memory:
+        if node in last:
+            result.append(last[node])
+        elif node not in owner and node.result in in_memory:
             result.append(Group("elementwise", node))
     return Plan(result, in_memory | {v for group in groups for v in group.outputs})
 

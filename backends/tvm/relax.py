@@ -40,7 +40,7 @@ def lower_graph(graph: Graph, target: Target, records: TuningRecords | None = No
     Inside, every tensor is flat; inputs and outputs have their shapes. The parameters of `main`
     are the inputs of the graph, then the weights, in the order of `Lowered.weights`.
     """
-    plan = form_groups(graph)
+    plan = form_groups(graph, target.machine)
     kernels = [build_kernel(group, plan.in_memory, target.machine) for group in plan.groups]
     if records is not None:
         for kernel in kernels:

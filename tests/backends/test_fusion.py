@@ -11,6 +11,7 @@ from tunesmith.backends.tvm.compile import TvmBackend
 from tunesmith.backends.tvm.groups import form_groups
 from tunesmith.backends.tvm.legalize import legalize
 from tunesmith.ir.graph import Graph
+from tunesmith.ir.target import HOST_LIKE
 from tunesmith.ir.text import parse_graph
 
 from .guarded import check_guarded
@@ -212,11 +213,11 @@ def test_every_value_is_written_before_it_is_read() -> None:
     for seed in range(60):
         graph = random_graph(seed)
         legalize(graph)
-        plan = form_groups(graph)
+        plan = form_groups(graph, HOST_LIKE.machine)
         written = set(graph.inputs)
         for group in plan.groups:
-            work = [v for node in (group.anchor, *group.epilogue) for v in node.present_operands]
-            inside = {v for node in (group.anchor, *group.epilogue) for v in node.results}
+            work = [v for node in group.nodes for v in node.present_operands]
+            inside = {v for node in group.nodes for v in node.results}
             while work:
                 value = work.pop()
                 if value in plan.in_memory and value not in inside:

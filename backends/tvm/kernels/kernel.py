@@ -31,6 +31,7 @@ from ..schedule.conv_knobs import ConvKnobs
 from ..schedule.depthwise import PlaneKnobs
 from ..schedule.gemm_knobs import GemmKnobs, pack_weight
 from ..schedule.knobs import Knobs
+from ..schedule.strips import StripKnobs
 from ..schedule.sweep import ElementKnobs, RowKnobs
 from .convolutions import ConvLayout, conv_work, emit_conv_group, emit_pool_group
 from .elementwise import emit_elementwise
@@ -38,6 +39,7 @@ from .literals import TVM_DTYPE
 from .products import emit_attention_group, emit_linear, emit_matmul
 from .reference_loops import emit_loops, emit_plain_matmul
 from .rows import emit_rows
+from .strips import emit_strips, strip_layouts
 from .templates import Template, template_of
 
 __all__ = ["Kernel", "WeightUse", "build_kernel"]
@@ -121,6 +123,7 @@ class Kernel:
         """Equal for groups that compute the same thing on other values."""
         names: dict[Value, str] = {v: f"r{i}" for i, v in enumerate(self.reads)}
         lines = [f"{self.group.kind} {self.group.by_rows} {self.machine}"]
+        lines += [f"after {len(self.group.before)}"] if self.group.before else []
         lines += [f"{s.low}<={s.name}<={s.high}" for s in self.symbols]
         lines += [f"{names[v]}: {v.type} {self._tile(v)} {_alignment(v)}" for v in self.reads]
         for number, node in enumerate([*self.inlined]):
@@ -178,6 +181,9 @@ class Kernel:
             return None
         if value in self.tied:
             return self.tied[value]
+        if isinstance(self.knobs, StripKnobs):
+            layouts = strip_layouts(self.group, self.machine, self.knobs)
+            return WeightUse(constant, layout=layouts.get(value))
         knobs = self.knobs if value is self.weight else None
         if isinstance(knobs, ConvKnobs):
             return WeightUse(constant, layout=ConvLayout(conv_work(self.group.anchor), knobs))
@@ -237,6 +243,8 @@ class Kernel:
         elif group.kind == "gemm" and isinstance(knobs, GemmKnobs) and self.weight is not None:
             packed = evaluator.buffers[self.weight]
             emit_linear(evaluator, anchor, output, store, packed, machine, knobs)
+        elif isinstance(knobs, StripKnobs):
+            emit_strips(evaluator, group, store, machine, knobs)
         elif group.kind == "conv" and knobs is not None and self.weight is not None:
             packed = evaluator.buffers[self.weight]
             emit_conv_group(evaluator, anchor, output, store, packed, machine, knobs)
@@ -256,9 +264,10 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
     """Collect what a group reads, through the values that are computed on the way."""
     reads: dict[Value, None] = {}
     inlined: dict[Node, None] = {}
-    own = {v for node in (group.anchor, *group.epilogue) for v in node.results}
+    own = {v for node in group.nodes for v in node.results}
     done: set[Value] = set()
-    packed = group.anchor.operands[1] if group.kind in _PACKED else None
+    parts = (*group.before, group) if group.kind in _PACKED else ()
+    packed = {part.anchor.operands[1] for part in parts}
 
     def visit(roots: Iterable[Value]) -> None:
         stack = [(v, False) for v in reversed(list(roots))]
@@ -272,7 +281,7 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
                 continue
             done.add(value)
             constant = value.constant
-            if constant is not None and constant.scalar is not None and value is not packed:
+            if constant is not None and constant.scalar is not None and value not in packed:
                 continue
             if value in in_memory or constant is not None or value.producer is None:
                 reads[value] = None
@@ -280,7 +289,7 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
             stack.append((value, True))
             stack.extend((v, False) for v in reversed(value.producer.present_operands))
 
-    for node in (group.anchor, *group.epilogue):
+    for node in group.nodes:
         visit(node.present_operands)
         inlined[node] = None
     nodes = list(inlined)

@@ -127,7 +127,7 @@ class _Conv(Sums):
 
     def _parts(self, total: Expr) -> Dim:
         """In how many parts the channels are shared out: too few blocks leave threads idle."""
-        cores = self.machine.cores
+        cores = self.machine.cores if self.parallel else 1
         limit, known = min(cores, self.tiles), emit.static(total)
         if limit == 1:
             return 1
