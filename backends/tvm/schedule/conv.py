@@ -132,8 +132,8 @@ class _Conv(Sums):
         if limit == 1:
             return 1
         if known is None:
-            few = total < 4 * cores
-            return T.Bind(T.Select(few, emit.index(limit), emit.index(1)))
+            uneven = T.And(total < 8 * cores, total % cores != 0)
+            return T.Bind(T.Select(uneven, emit.index(limit), emit.index(1)))
         return limit if known < 8 * cores and known % cores else 1
 
     def element(self, image: Expr, group: Expr, channel: Expr, y: Expr, x: Expr) -> Expr:
