@@ -59,6 +59,8 @@ class RowRecord(TypedDict):
     engines: dict[str, EngineRecord]
     quiet: NotRequired[Quiet]
     seconds: NotRequired[float]
+    number: NotRequired[int]  # among the runs of this row: later ones have greater numbers
+    others: NotRequired[list[RowRecord]]  # its other runs; see `runs.merge`
 
 
 def key_of(row: str, threads: int) -> str:
