@@ -49,10 +49,6 @@ class LocalWorkers:
     ) -> Iterator[Outcome]:
         """Try knobs; see `Workers`."""
         base, variants = self.builders.all_of(task, candidates)
-        if base.failure is not None:
-            words = f"the kernel as it is: {base.failure.reason}"
-            yield from (Outcome(base.failure.verdict, reason=words) for _ in candidates)
-            return
         for variant in variants:
             yield variant.failure or self._run(task, base, variant, seconds)
 

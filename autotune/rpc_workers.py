@@ -78,9 +78,6 @@ class RpcWorkers:
         """Try knobs; see `Workers`."""
         self.boards.rest()
         base, variants = self.builders.all_of(task, candidates)
-        if base.failure is not None:
-            raise TuneError(f"the kernel as it is could not be built: {base.failure.reason}",
-                            where=task.name)  # fmt: skip
         for variant in variants:
             yield variant.failure or self._run(task, base, variant, seconds)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 __all__ = ["Knobs", "knob"]
@@ -35,4 +35,4 @@ class Knobs:
 
     def numbers(self) -> dict[str, int]:
         """The number of each knob."""
-        return {name: int(value) for name, value in asdict(self).items()}
+        return {f.name: int(getattr(self, f.name)) for f in fields(self)}
