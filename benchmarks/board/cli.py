@@ -17,7 +17,13 @@ from pathlib import Path
 
 from benchmarks.board import chart
 from benchmarks.board.measure import Options, Workplace, cores_for, measure
-from benchmarks.board.records import RowRecord, key_of, read_board, write_board
+from benchmarks.board.records import (
+    RowRecord,
+    facts_of_board,
+    key_of,
+    read_board,
+    write_board,
+)
 from benchmarks.board.render import render
 from benchmarks.board.rows import ROWS, SMOKE, BoardRow, choose
 from benchmarks.board.runs import merge
@@ -73,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     allowed = sorted(os.sched_getaffinity(0))
     threads = [int(count) for count in chosen.threads.split(",") if int(count) <= len(allowed)]
     out: Path = chosen.out or ROOT / ("out/board" if chosen.smoke else "docs/board")
-    facts = gather()
+    facts = facts_of_board(out / "board.json") if chosen.render else gather()
     board = {} if chosen.fresh else read_board(out / "board.json", facts)
     options = Options(
         engines=engines, rounds=chosen.rounds or (2 if chosen.smoke else 9),

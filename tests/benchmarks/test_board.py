@@ -203,6 +203,16 @@ def test_a_run_that_tells_all_again_replaces_what_was_before() -> None:
     assert runs_of(merge(record, other)) == [other], "another size has no past"
 
 
+def test_drawing_anew_keeps_the_rows_of_another_machine(tmp_path: Path) -> None:
+    record = _merged(_quick(ours=10, ort=15), _quick(ours=20, iree=60))
+    write_board(tmp_path / "board.json", _board(record), {"cpu": "another"})
+    before = (tmp_path / "board.json").read_text()
+    assert main(["--render", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "board.json").read_text() == before
+    text = (tmp_path / "board.md").read_text()
+    assert "* cpu: another" in text and "| x 3.00 |" in text
+
+
 def test_a_later_failure_is_not_hidden_by_an_earlier_time(tmp_path: Path) -> None:
     wrong = _engine(_samples(1.0), "wrong", "y: 3 of 4 elements differ by more")
     gone = _engine(None, "missing", "not installed: openvino")
