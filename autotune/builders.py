@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,19 @@ class Builders:
             raise TuneError(f"the kernel as it is could not be built: {base.failure.reason}",
                             where=task.name)  # fmt: skip
         return base, [self.built[task.key(knobs)] for knobs in candidates]
+
+    def batches(
+        self, task: Task, candidates: Sequence[Mapping[str, int]]
+    ) -> Iterator[tuple[Built, list[Built]]]:
+        """What `all_of` gives, in the order of the candidates, and in one or two parts.
+
+        If the first ones are the kernel as it is, they can be measured before others are built.
+        """
+        as_it_is = [task.key(knobs) == task.key({}) for knobs in candidates]
+        first = (*as_it_is, False).index(False)
+        for part in (candidates[:first], candidates[first:]):
+            if part:
+                yield self.all_of(task, part)
 
     def close(self) -> None:
         """Remove what was built."""

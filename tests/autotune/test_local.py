@@ -244,6 +244,14 @@ def test_knobs_by_analysis_are_the_kernel_as_it_is(workers: LocalWorkers) -> Non
     assert default is base and other.path != base.path and workers.builders.count == 2
 
 
+def test_the_kernel_as_it_is_is_measured_before_others_are_built(workers: LocalWorkers) -> None:
+    task = task_of("gemm")
+    outcomes = workers.measure(task, [dict(task.space.default), *points(task, 2)], 0.01)
+    first = next(outcomes)
+    assert first.checked and workers.builders.count == 1
+    assert [o.checked for o in outcomes] == [True, True] and workers.builders.count == 3
+
+
 def test_workers_end_with_their_parent() -> None:
     """The parent is killed while a candidate hangs: nobody is left five seconds later."""
     code = (
