@@ -330,7 +330,6 @@ def test_a_whole_run_by_metaschedules_search(model: Path, tmp_path: Path) -> Non
         assert done.returncode == 0, done.stderr
         facts = json.loads(done.stdout)
         assert facts["trials"] == 8
-        assert facts["seconds_to_first_result"] > facts["seconds_to_first_trial"] > 0
         assert all(k["checked"] for k in facts["kernels"] if k["speedup"] is not None)
         in_child(RIGHT, str(out), str(model))
     with open_database(store) as database:
@@ -349,6 +348,7 @@ def test_tuning_never_ends_slower_and_says_what_it_did(model: Path, tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
+    assert 0 < facts["seconds_to_first_trial"] < facts["seconds_to_first_result"]
     compile_model(model, threads=1).save(tmp_path / "untuned.tsm")
     found = in_child(QUICKER, str(tmp_path / "untuned.tsm"), str(tmp_path / "m.tsm"))
     assert found["ratio"] < _NOISE
