@@ -64,7 +64,7 @@ class Template:
 
     def knobs(self, numbers: Mapping[str, int]) -> Knobs | None:
         """Knobs from their numbers; `None` if this kernel cannot be written by them."""
-        if {*numbers} != {*self.default.numbers()}:
+        if numbers.keys() != self.default.numbers().keys():
             return None
         knobs = self.default.of(dict(numbers))
         return knobs if knobs == self.default or self.fits(knobs) else None
