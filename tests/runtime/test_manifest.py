@@ -51,7 +51,7 @@ def edit(path: str, value: object) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit("format_version", 2), "format version 2 is not known"),
+        (edit("format_version", 3), "format version 3 is not known"),
         (edit("format_version", "1"), "format version '1' is not known"),
         (edit("format_version", True), "format version True is not known"),
         (edit("extra", 1), "unknown key `extra`"),
@@ -101,7 +101,7 @@ def test_lies_are_refused(change: Callable[[Any], object], message: str) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", "{", "[" * 100_000, '{"format_version": 3}', '{"format_version": NaN}',
+    ["", "[]", "null", "{", "[" * 100_000, '{"format_version": 4}', '{"format_version": NaN}',
      '{"a": ' + "1" * 5000 + "}"],
 )  # fmt: skip
 def test_text_that_is_no_manifest(text: str) -> None:
