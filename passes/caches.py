@@ -93,12 +93,15 @@ def place_caches(graph: Graph, capacity: int, context: PassContext) -> int:
 def _joins(graph: Graph) -> list[tuple[Value, Node]]:
     """Inputs, and the nodes that join them with something else to an output."""
     outputs = set(graph.outputs)
-    return [
-        (value, node)
-        for value in graph.inputs
-        for node in value.user_nodes
-        if node.op.name == "concat" and (node.result in outputs or _cut_to_output(node, graph))
-    ]
+    joins = []
+    for node in graph.nodes:
+        if node.op.name != "concat":
+            continue
+        if node.result in outputs or _cut_to_output(node, graph):
+            past = next((v for v in node.present_operands if v.producer is None), None)
+            if past is not None:
+                joins.append((past, node))
+    return joins
 
 
 def _cut_to_output(join: Node, graph: Graph) -> bool:

@@ -1,0 +1,100 @@
+"""Writing into the memory of an operand: values computed inside, and inputs that become caches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tunesmith.driver import compile_model
+from tunesmith.ir.interpreter import evaluate
+from tunesmith.ir.text import parse_graph
+from tunesmith.runtime import load
+
+from .running import build, check
+
+pytestmark = pytest.mark.tvm
+
+RNG = np.random.default_rng(31)
+
+COMPUTED = """graph @f(%x: T[B, 2, C, 3], %y: T[B, 2, 0<=S, 3], %p: f32[0<=P]) {
+  %z = reshape(%x) {shape = [B*2, C*3]}
+  %t = transpose(%z) {perm = [1, 0]}
+  %u = transpose(%t) {perm = [1, 0]}
+  %e = expand(%u) {shape = [1, B*2, C*3]}
+  %b = reshape(%e) {shape = [B, 2, C, 3]}
+  %c = where(%k, %b, %b) : T[B, 2, C, 3]
+  %w = write_slice(%c, %y) {axis = 2, start = P}
+  %v = write_slice(%w, %y) {axis = 2, start = 0}
+  %o = transpose(%v) {perm = [0, 2, 1, 3]}
+  %m = transpose(%o) {perm = [0, 2, 3, 1]}
+  %q = reshape(%m) {shape = [B, 2*3*C]}
+  return %o, %q
+}""".replace("%k,", "%flag,").replace("%p: f32[0<=P])", "%p: f32[0<=P], %flag: bool[])")
+
+KEPT = """graph @f(%x: f32[B, 2, 7, 4], %y: f32[B, 2, S, 4], %p: f32[0<=P]) {
+  %d = mul(%y, %y)
+  %w = write_slice(%x, %d) {axis = 2, start = P}
+  %r = slice(%w) {axis = 2, start = 0, stop = P + S}
+  %t = reduce_sum(%r) {axes = [-1], keepdims = false}
+  return %r, %t
+}"""
+
+
+BOUNDED = (("T[B, 2, C, 3], %y: T[B, 2, 0<=S, 3]", "T[B<=4, 2, C<=9, 3], %y: T[B, 2, 0<=S<=9, 3]"),
+           ("0<=P]", "0<=P<=9]"))  # fmt: skip
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["open", "planned"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "i8", "i64", "bool"])
+def test_a_value_inside_is_written_in_its_place(dtype: str, planned: bool) -> None:
+    text = COMPUTED
+    for old, new in BOUNDED if planned else ():
+        assert old in text
+        text = text.replace(old, new)
+    text = text.replace("T[", f"{dtype}[")
+    kinds = {"f32": np.float32, "f16": np.float16, "i8": np.int8, "i64": np.int64, "bool": bool}
+    for batch, room, rows, past in ((1, 5, 2, 3), (2, 9, 1, 0), (3, 4, 4, 0), (1, 6, 0, 6)):
+        x, y = (RNG.integers(0, 2, (batch, 2, n, 3)).astype(kinds[dtype]) for n in (room, rows))
+        feeds = {"x": x, "y": y, "p": np.zeros(past, np.float32), "flag": np.asarray(True)}
+        assert check(parse_graph(text), feeds).kinds.count("write") == 2
+
+
+def test_an_input_that_is_no_output_is_copied() -> None:
+    """Nobody has said that it may be written to."""
+    text = KEPT.replace("return %r, %t", "return %t")
+    x, y = (RNG.standard_normal((2, 2, n, 4)).astype(np.float32) for n in (7, 3))
+    feeds = {"x": x, "y": y, "p": np.zeros(2, np.float32)}
+    before = x.copy()
+    built = check(parse_graph(text), feeds)
+    assert "write" not in built.kinds
+    np.testing.assert_array_equal(x, before)
+
+
+def test_a_whole_buffer_as_an_output_is_copied() -> None:
+    text = KEPT.replace("return %r, %t", "return %w, %t")
+    x, y = (RNG.standard_normal((1, 2, n, 4)).astype(np.float32) for n in (7, 3))
+    before = x.copy()
+    built = build(parse_graph(text))
+    built.run({"x": x, "y": y, "p": np.zeros(2, np.float32)})
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_an_output_is_a_view_of_its_buffer(offset: int) -> None:
+    """Wherever the buffer lies: no more is assumed of it than the alignment of an element."""
+    artifact = compile_model(parse_graph(KEPT), preset="", threads=1)
+    (cache,) = artifact.manifest.caches
+    assert (cache.input, cache.output, cache.axis, cache.before) == ("x", "r", 2, "P")
+    model = load(artifact, threads=1)
+    for batch, rows, past in ((1, 1, 0), (2, 3, 4), (3, 7, 0), (2, 2, 5)):
+        memory = RNG.standard_normal(batch * 2 * 7 * 4 + offset).astype(np.float32)
+        x = memory[offset:].reshape(batch, 2, 7, 4)
+        y = RNG.standard_normal((batch, 2, rows, 4)).astype(np.float32)
+        feeds = {"x": x, "y": y, "p": np.zeros(past, np.float32)}
+        want, sums = evaluate(parse_graph(KEPT), {**feeds, "x": x.copy()})
+        behind = x[:, :, past + rows :].copy()
+        found = model.run(feeds)
+        np.testing.assert_array_equal(found["r"], want)
+        np.testing.assert_allclose(found["t"], sums, rtol=1e-6)
+        assert np.shares_memory(found["r"], x)
+        np.testing.assert_array_equal(x[:, :, past + rows :], behind)
