@@ -32,7 +32,7 @@ Run = Callable[[], object]
 
 def compiled(path: Path, capacity: int, threads: int) -> tuple[Executable, Executable]:
     """The model with its caches in place, and as it is."""
-    dims = {"batch": 1, "past": (0, capacity - 1)}
+    dims: dict[str, tuple[int, int] | int] = {"batch": 1, "past": (0, capacity - 1)}
     kept = compile_model(path, dims=dims, cache=capacity, threads=threads)
     plain = compile_model(path, dims=dims, threads=threads)
     return load(kept, threads=threads), load(plain, threads=threads)

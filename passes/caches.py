@@ -30,26 +30,49 @@ class _Pair:
     past: Value
     join: Node
     axis: int
-    symbol: Sym
 
     @property
-    def new(self) -> Value:
-        """The rows that are joined."""
-        return self.join.present_operands[1]
+    def length(self) -> Dim:
+        """How many rows there were before: a symbol, or what follows from others."""
+        return self.past.type.shape[self.axis]
+
+    @property
+    def new(self) -> Dim:
+        """How many rows are joined."""
+        return self.join.present_operands[1].type.shape[self.axis]
+
+    @property
+    def total(self) -> Dim:
+        """How many rows there are afterwards."""
+        return self.join.result.type.shape[self.axis]
 
 
 def cache_bounds(graph: Graph, capacity: int) -> dict[str, tuple[int, int]]:
-    """The bounds that the lengths of pasts need, by name: none to begin with, at most all but one.
+    """The bounds of sizes that fit a cache, by name: a past begins with nothing, and ends full.
 
     For a graph as it was imported: it may be imported again with these.
     """
     found: dict[str, tuple[int, int]] = {}
     for past, join in _joins(graph):
         pair = _pair(graph, past, join)
-        if isinstance(pair, _Pair):
-            rows = max(bounds(pair.new.type.shape[pair.axis])[0], 1)
-            found[pair.symbol.name] = (0, max(capacity - rows, 0))
+        if isinstance(pair, str):
+            continue
+        least = max(bounds(pair.new)[0], 1)
+        for size, low, high in (
+            (pair.new, least, capacity),
+            (pair.total, least, capacity),
+            (pair.length, 0, capacity - least),
+        ):
+            symbol = _plain(size)
+            if symbol is not None and high >= low:
+                found[symbol.name] = (low, min(high, symbol.high or high))
     return found
+
+
+def _plain(size: Dim) -> Sym | None:
+    """The symbol that a size is."""
+    symbol = next(symbols_of(size), None) if isinstance(size, DimExpr) else None
+    return symbol if symbol is not None and size == dim(symbol) else None
 
 
 def place_caches(graph: Graph, capacity: int, context: PassContext) -> int:
@@ -79,14 +102,15 @@ def place_caches(graph: Graph, capacity: int, context: PassContext) -> int:
             "the model has no key/value cache to write in place",
             hint=reasons[0] if reasons else "an input has to be joined with new rows to an output",
         )
+    lengths = [pair.length for pair in pairs]
     for pair in pairs:
-        least = bounds(pair.symbol.low + pair.new.type.shape[pair.axis])[0]
+        least = max(bounds(pair.length)[0], 0) + bounds(pair.new)[0]
         if least > capacity:
             raise PassError(f"a cache of {capacity} rows is too small for a single step",
                             where=f"input `{pair.past.name}`", hint=f"it needs {least} or more"
                             )  # fmt: skip
         _place(pair, capacity, rewriter)
-    _tell_lengths(graph, pairs, rewriter)
+    _tell_lengths(graph, lengths, rewriter)
     return len(pairs)
 
 
@@ -127,13 +151,13 @@ def _pair(graph: Graph, past: Value, join: Node) -> _Pair | str:
     assert isinstance(axis, int)
     axis %= past.type.rank
     size = past.type.shape[axis]
-    symbol = next(symbols_of(size), None) if isinstance(size, DimExpr) else None
-    if symbol is None or size != dim(symbol):
+    if not isinstance(size, DimExpr):
         return f"its length {size} is not a size that may grow"
     others = (*past.type.shape[:axis], *past.type.shape[axis + 1 :])
-    if any(symbol in symbols_of(d) for d in others if isinstance(d, DimExpr)):
-        return f"`{symbol}` is the size of another axis too"
-    return _Pair(past, join, axis, symbol)
+    symbols = {*symbols_of(size)}
+    if any(symbols & {*symbols_of(d)} for d in others if isinstance(d, DimExpr)):
+        return f"its length {size} is the size of another axis too"
+    return _Pair(past, join, axis)
 
 
 def _odd_reader(pair: _Pair) -> str:
@@ -153,11 +177,11 @@ def _odd_reader(pair: _Pair) -> str:
 def _place(pair: _Pair, capacity: int, rewriter: Rewriter) -> None:
     shape = pair.past.type.shape
     buffer = pair.past.type.with_shape((*shape[: pair.axis], capacity, *shape[pair.axis + 1 :]))
-    total: Dim = pair.join.result.type.shape[pair.axis]
+    total, before = pair.total, pair.length
     rewriter.retype_input(pair.past, buffer)
     builder = rewriter.before(pair.join)
     past, new = pair.join.present_operands
-    attributes = {"axis": pair.axis, "start": dim(pair.symbol)}
+    attributes: dict[str, Dim] = {"axis": pair.axis, "start": before}
     joined = pair.join.result
     rewriter.set_operand(pair.join, 0, new)  # the write is the only reader of the buffer
     (written,) = builder.emit_values(OPS["write_slice"], [past, new], attributes)
@@ -167,10 +191,11 @@ def _place(pair: _Pair, capacity: int, rewriter: Rewriter) -> None:
     rewriter.erase(pair.join)
 
 
-def _tell_lengths(graph: Graph, pairs: list[_Pair], rewriter: Rewriter) -> None:
-    """Add an input for each length that the shapes of the others do not tell."""
+def _tell_lengths(graph: Graph, lengths: list[Dim], rewriter: Rewriter) -> None:
+    """Add an input for each symbol in a length that the shapes of the others do not tell."""
     known = {s.symbol.name for s in symbol_sources([value.type for value in graph.inputs])}
-    for symbol in dict.fromkeys(pair.symbol for pair in pairs):
+    found = (s for size in lengths if isinstance(size, DimExpr) for s in symbols_of(size))
+    for symbol in dict.fromkeys(found):
         if symbol.name in known:
             continue
         taken = {value.name for value in graph.inputs}

@@ -138,18 +138,22 @@ def sizes_to_bench(symbols: Sequence[SymbolSpec]) -> dict[str, int]:
 
 
 def fitting(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes, with a shorter past where new rows would not fit into a cache behind it."""
+    """The sizes, with a past of at least no rows, and shorter where it would not fit a cache.
+
+    What is changed is the length of the past, or of all rows, whichever has a name of its own.
+    """
     least = {symbol.name: symbol.min for symbol in manifest.symbols}
     fitted = dict(sizes)
     for cache in manifest.caches:
-        if cache.before not in least:
-            continue  # a number, or a sum of sizes: no one of them is to be changed
         output = next(t for t in manifest.outputs if t.name == cache.output)
         buffer = next(t for t in manifest.inputs if t.name == cache.input)
-        after = parse_dim(str(output.dims[cache.axis])).evaluate(fitted)
-        over = after - int(buffer.dims[cache.axis])
-        if over > 0:
-            fitted[cache.before] = max(least[cache.before], fitted[cache.before] - over)
+        after = str(output.dims[cache.axis])
+        name = cache.before if cache.before in least else after
+        if name not in least:
+            continue  # a number, or a sum of sizes: no one of them is to be changed
+        short = -parse_dim(cache.before).evaluate(fitted)
+        over = parse_dim(after).evaluate(fitted) - int(buffer.dims[cache.axis])
+        fitted[name] = max(least[name], fitted[name] + max(short, 0) - max(over, 0))
     return fitted
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -91,9 +93,9 @@ def test_an_output_is_a_view_of_its_buffer(offset: int) -> None:
         x = memory[offset:].reshape(batch, 2, 7, 4)
         y = RNG.standard_normal((batch, 2, rows, 4)).astype(np.float32)
         feeds = {"x": x, "y": y, "p": np.zeros(past, np.float32)}
-        want, sums = evaluate(parse_graph(KEPT), {**feeds, "x": x.copy()})
+        want, sums = map(np.float32, evaluate(parse_graph(KEPT), {**feeds, "x": x.copy()}))
         behind = x[:, :, past + rows :].copy()
-        found = model.run(feeds)
+        found: dict[str, Any] = model.run(feeds)
         np.testing.assert_array_equal(found["r"], want)
         np.testing.assert_allclose(found["t"], sums, rtol=1e-6)
         assert np.shares_memory(found["r"], x)
