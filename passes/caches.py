@@ -17,6 +17,7 @@ from tunesmith.ir.symbols import symbol_sources
 from tunesmith.ir.types import DType, TensorType
 
 from .base import Note, PassContext
+from .facts import counts_along, value_bounds
 
 __all__ = ["cache_bounds", "place_caches"]
 
@@ -84,7 +85,8 @@ def place_caches(graph: Graph, capacity: int, context: PassContext) -> int:
     What is used otherwise stays as it was, and a note in `context` says why.
 
     Raises:
-        PassError: there is no such input, or not even one step fits the capacity.
+        PassError: there is no such input, not even one step fits the capacity, or the model looks
+            up places of rows in a table that has fewer.
     """
     rewriter = Rewriter(graph)
     pairs, reasons = [], []
@@ -103,6 +105,7 @@ def place_caches(graph: Graph, capacity: int, context: PassContext) -> int:
             hint=reasons[0] if reasons else "an input has to be joined with new rows to an output",
         )
     lengths = [pair.length for pair in pairs]
+    _check_tables(graph, lengths, capacity)
     for pair in pairs:
         least = max(bounds(pair.length)[0], 0) + bounds(pair.new)[0]
         if least > capacity:
@@ -189,6 +192,35 @@ def _place(pair: _Pair, capacity: int, rewriter: Rewriter) -> None:
     (rows,) = builder.emit_values(OPS["slice"], [written], attributes)
     rewriter.replace(joined, rows)
     rewriter.erase(pair.join)
+
+
+def _check_tables(graph: Graph, lengths: list[Dim], capacity: int) -> None:
+    """Refuse a capacity whose last rows have no position in a table: a gather would clamp them."""
+    symbols = {s for size in lengths if isinstance(size, DimExpr) for s in symbols_of(size)}
+    for node in graph.nodes:
+        if node.op.name != "gather":
+            continue
+        table, places = node.present_operands
+        axis = node.attributes["axis"]
+        assert isinstance(axis, int)
+        rows, last = table.type.shape[axis], _last(places)
+        if not isinstance(rows, int) or not isinstance(last, DimExpr):
+            continue
+        most = bounds(last)[1]
+        if most is not None and most >= rows and symbols & {*symbols_of(last)}:
+            raise PassError(
+                f"a cache of {capacity} rows reaches place {most} of a table of {rows} rows",
+                where=node.location, hint=f"use `--cache {rows}`, or fewer",
+            )  # fmt: skip
+
+
+def _last(places: Value) -> Dim | None:
+    """The greatest of places that follow from sizes."""
+    found = value_bounds(places)
+    if found is not None:
+        return found[1]
+    line = counts_along(places)
+    return None if line is None else line[1].start + line[1].size - 1
 
 
 def _tell_lengths(graph: Graph, lengths: list[Dim], rewriter: Rewriter) -> None:

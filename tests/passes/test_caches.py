@@ -150,3 +150,32 @@ def test_a_model_without_a_cache_is_refused() -> None:
     text = "graph @f(%x: f32[B, 4]) { %y = exp(%x) return %y }"
     with pytest.raises(PassError, match="no key/value cache"):
         place(text)
+
+
+POSITIONS = STEP.replace(
+    "  %nk = ",
+    """  %t = constant() {value = f32[4, 3] [\
+0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]}
+  PLACES
+  %e = gather(%t, %o) {axis = 0}
+  %nk = """,
+).replace("return %y", "return %e, %y")
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        "%p = dim_value() {size = P, dtype = i64}\n  %o = reshape(%p) {shape = [1]}",
+        "%i = iota() {size = P + 1, dtype = i64}\n"
+        "  %o = slice(%i) {axis = 0, start = P, stop = P + 1}",
+    ],
+)
+def test_positions_end_with_their_table(places: str) -> None:
+    """A table of four rows: beyond the fourth, a step would be wrong."""
+    text = POSITIONS.replace("PLACES", places)
+    for old, new in (("4, S, 3]", "4, 1, 3]"), ("2, S, ", "2, 1, ")):
+        text = text.replace(old, new)
+    place(text.replace("0<=P", "0<=P<=3"), 4)
+    with pytest.raises(PassError, match="6 rows reaches place 5 of a table of 4") as caught:
+        place(text.replace("0<=P", "0<=P<=5"), 6)
+    assert "--cache 4" in str(caught.value.hint)
