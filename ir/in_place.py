@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .dims import Dim, DimExpr
+from .dims import Dim, DimExpr, bounds
 from .graph import Graph, Node, Value
 
-__all__ = ["Kept", "kept_outputs", "overwritten", "storage_of"]
+__all__ = ["Kept", "along", "kept_outputs", "overwritten", "storage_of", "surely_fits"]
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,36 @@ def storage_of(value: Value) -> Value:
 
 
 def kept_outputs(graph: Graph) -> list[Kept]:
-    """The outputs that lie in inputs; no other value of a graph does, besides inputs themselves."""
+    """The outputs that lie in inputs; no other value of a graph does, besides inputs themselves.
+
+    Such an output is all rows up to the end of those that were written, so that whoever runs the
+    graph can tell from its size whether they fit.
+    """
     found = []
     for place, value in enumerate(graph.outputs):
-        node = value.producer
-        if node is None or node.op.name != "slice":
+        cut = value.producer
+        writer = cut.present_operands[0].producer if cut and cut.op.name == "slice" else None
+        taken = overwritten(writer) if writer is not None else None
+        if cut is None or writer is None or taken is None or taken.producer is not None:
             continue
-        if (node.attributes["start"], node.attributes["step"]) != (0, 1):
-            continue
-        written = node.present_operands[0]
-        root, writer = storage_of(written), written.producer
-        if writer is None or root is written or root.producer is not None:
-            continue
-        axis, start = node.attributes["axis"], writer.attributes["start"]
-        assert isinstance(axis, int) and isinstance(start, int | DimExpr)
-        rank = written.type.rank
-        along = writer.attributes["axis"]
-        assert isinstance(along, int)
-        if axis % rank == along % rank:
-            found.append(Kept(root, place, axis % rank, start))
+        axis, start = along(writer)
+        rows = writer.present_operands[1].type.shape[axis]
+        wanted = {"axis": axis, "start": 0, "stop": start + rows, "step": 1}
+        if {**cut.attributes, "axis": along(cut)[0]} == wanted:
+            found.append(Kept(taken, place, axis, start))
     return found
+
+
+def along(node: Node) -> tuple[int, Dim]:
+    """The axis and the start of a `slice` or `write_slice`."""
+    axis, start = node.attributes["axis"], node.attributes["start"]
+    assert isinstance(axis, int) and isinstance(start, int | DimExpr)
+    return axis % node.result.type.rank, start
+
+
+def surely_fits(node: Node) -> bool:
+    """Whether a write ends inside of what it writes to, whatever the sizes are."""
+    x, update = node.present_operands
+    axis, start = along(node)
+    left = x.type.shape[axis] - start - update.type.shape[axis]
+    return bounds(start)[0] >= 0 and bounds(left)[0] >= 0

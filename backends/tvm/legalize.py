@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunesmith.ir.builder import trace
 from tunesmith.ir.dims import product
 from tunesmith.ir.graph import Graph, Node, Value
-from tunesmith.ir.in_place import kept_outputs, overwritten, storage_of
+from tunesmith.ir.in_place import kept_outputs, overwritten, storage_of, surely_fits
 from tunesmith.ir.ops import OPS
 from tunesmith.ir.rewriter import Rewriter
 from tunesmith.ir.types import DType
@@ -107,14 +107,19 @@ def legalize(graph: Graph) -> bool:
 
 
 def _drop_kept(graph: Graph, rewriter: Rewriter) -> None:
-    """Take outputs that lie in inputs out of the graph; other inputs are not to be written to."""
+    """Take outputs that lie in inputs out of the graph, and let only sound writes be in place.
+
+    These are writes to an input that an output keeps, whose end whoever runs the graph checks, and
+    writes to a value of the graph that surely end inside it. Others copy.
+    """
     kept = kept_outputs(graph)
     roots = {each.input for each in kept}
     rewriter.drop_outputs({each.output for each in kept})
     for node in list(graph.nodes):
         taken = overwritten(node)
-        root = None if taken is None else storage_of(taken)
-        if root is not None and root.producer is None and root not in roots:
+        if taken is None or taken in roots:
+            continue
+        if storage_of(taken).producer is None or not surely_fits(node):
             body = trace(node.op, [v.type for v in node.present_operands], node.attributes)
             builder = rewriter.before(node)
             rewriter.replace_node(node, builder.inline(body, node.operands))

@@ -159,6 +159,46 @@ def test_two_caches_are_two_sequences(step: Executable) -> None:
         ]
 
 
+def test_other_packages_read_the_rows(step: Executable) -> None:
+    cache = step.cache(B=1)
+    cache.fill(past_of(1, 5))
+    cache.run(operands(1, 3))
+    view = np.from_dlpack(cache["ck"])
+    assert view.shape == (1, 2, 8, 16) and np.shares_memory(view, cache._buffers["pk"])
+
+
+def test_a_profile_leaves_the_past_alone(step: Executable) -> None:
+    past = past_of(1, 9)
+    buffers = {n: np.zeros((1, 2, ROOM, a.shape[3]), np.float32) for n, a in past.items()}
+    for name, array in past.items():
+        buffers[name][:, :, :9] = array
+    feeds = {**operands(1, 1), **buffers, "P": np.asarray(9)}
+    kinds = [kernel.kind for kernel in step.profile(feeds, rounds=2, warmup=1).kernels]
+    assert "write" in kinds
+    for name, array in past.items():
+        np.testing.assert_array_equal(buffers[name][:, :, :9], array)
+
+
+def test_threads_with_a_cache_each(step: Executable) -> None:
+    """They share the model and its weights, and nothing else."""
+    failed: list[BaseException] = []
+
+    def sequence(batch: int) -> None:
+        try:
+            cache, past = step.cache(B=batch), past_of(batch, 0)
+            for _ in range(20):
+                past = assert_like_the_interpreter(cache, operands(batch, 1), past)
+        except BaseException as error:
+            failed.append(error)
+
+    workers = [threading.Thread(target=sequence, args=(batch,)) for batch in (1, 2, 3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failed
+
+
 def test_misuse_is_refused(step: Executable) -> None:
     cache = step.cache(B=1)
     cache.fill(past_of(1, 5))

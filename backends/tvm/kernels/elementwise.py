@@ -10,8 +10,9 @@ from tvm import tirx
 from tvm.ir import Expr as Prim
 from tvm.tirx.script import builder as T
 
-from tunesmith.ir.dims import Dim, DimExpr, bounds, product
+from tunesmith.ir.dims import Dim, bounds, product
 from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.in_place import along
 from tunesmith.ir.types import Shape
 
 from ..evaluator import Evaluator
@@ -61,8 +62,7 @@ def emit_write(
 ) -> None:
     """Write the elements of a slice to their places in memory that holds the rest already."""
     x, update = node.present_operands
-    axis, start = node.attributes["axis"], node.attributes["start"]
-    assert isinstance(axis, int) and isinstance(start, int | DimExpr)
+    axis, start = along(node)
 
     def write(fresh: Evaluator, index: Index) -> None:
         value = fresh.read(update, index)
