@@ -51,7 +51,12 @@ def symbols_text(symbols: Sequence[SymbolSpec]) -> str:
 
 
 def spec_text(spec: TensorSpec) -> str:
-    """A tensor: `input_ids int64[batch, seq]`; one whose value is fixed: `axes int64[1] = [0]`."""
+    """A tensor: `input_ids int64[batch, seq]`; one whose value is fixed: `axes int64[1] = [0]`.
+
+    One that is the value of a size: `past int64[], the size past`.
+    """
+    if spec.binds is not None:
+        return f"{spec.name} {spec}, the size {spec.binds}"
     if (value := spec.array) is None:
         return f"{spec.name} {spec}"
     from tunesmith.runtime.manifest import array_text
