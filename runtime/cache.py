@@ -87,8 +87,8 @@ class Cache:
             for spec in manifest.caches
             for name in (spec.output, spec.input)
         }
-        self._lengths = {s.name: s.binds for s in manifest.inputs if s.binds is not None}
         self._past = {room.before.text: room.before for room in self._rooms}
+        self._lengths = {spec.name for spec in manifest.inputs if spec.binds in self._past}
         self._length = 0
         self._lock = threading.Lock()
 
@@ -126,7 +126,7 @@ class Cache:
                                  hint="leave it out; `fill` takes a past that is there already"
                                  )  # fmt: skip
             self._check_sizes(given)
-            for name in self._lengths.keys() - given.keys():
+            for name in self._lengths - given.keys():
                 given[name] = np.asarray(self._length, np.int64)
             outputs, sizes = self._executable.step(given | self._buffers, self._check_length)
             self._length = self._rooms[0].after.evaluate(sizes)
