@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tunesmith.ir.dims import bounds
 from tunesmith.ir.graph import Graph, Node, Value
+from tunesmith.ir.in_place import overwritten
 from tunesmith.ir.target import Machine
 
 from .chains import join_chains
@@ -26,7 +27,7 @@ _PICKING = ("gather", "gather_elements", "gather_nd")
 class Group:
     """One kernel: what it computes first, and what is done to each element before it is stored."""
 
-    kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul, loops or bind
+    kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul, loops, write or bind
     anchor: Node
     epilogue: list[Node] = field(default_factory=list)
     by_rows: bool = False  # attention: the result is stored as [B, T, H, E]
@@ -42,6 +43,11 @@ class Group:
     def outputs(self) -> list[Value]:
         """The values that the kernel writes."""
         return self.epilogue[-1].results if self.epilogue else self.anchor.results
+
+    @property
+    def overwritten(self) -> Value | None:
+        """The value whose memory the kernel writes to, instead of memory of its own."""
+        return overwritten(self.anchor)
 
     @property
     def last(self) -> Node:
@@ -65,6 +71,8 @@ def kind_of(node: Node) -> str:
         return node.op.name
     if "binds" in node.op.traits:
         return "bind"
+    if overwritten(node) is not None:
+        return "write"
     if is_row_operator(node):
         return "rows"
     if has_windows(node):
@@ -122,7 +130,7 @@ def _with_epilogues(graph: Graph) -> list[Group]:
             group = Group(kind, node)
             order[group] = len(groups)
             groups.append(group)
-            if kind not in ("loops", "bind") and len(node.results) == 1:
+            if kind not in ("loops", "write", "bind") and len(node.results) == 1:
                 tail[node.result] = group
             continue
         joined, nodes = _join(node, tail, order), [node]
@@ -302,6 +310,8 @@ def _role(user: Node, operand: int, group: Group) -> str:
         return "stream" if x is not None and x.type.size == user.result.type.size else "repeated"
     if group.kind == "bind":
         return "output"  # it is read outside of kernels
+    if group.kind == "write":
+        return "output" if operand == 0 else "stream"
     if group.kind == "attention":
         if operand in (1, 2) and _is_long(user):
             return "keys"

@@ -17,6 +17,7 @@ from tvm.tirx.script import builder as T
 from tunesmith.ir.constants import Constant
 from tunesmith.ir.dims import DimExpr, Sym, symbols_of
 from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.in_place import storage_of
 from tunesmith.ir.target import Machine
 from tunesmith.ir.types import DType
 from tunesmith.runtime.manifest import WEIGHT_ALIGNMENT
@@ -32,9 +33,9 @@ from ..schedule.depthwise import PlaneKnobs
 from ..schedule.gemm_knobs import GemmKnobs, pack_weight
 from ..schedule.knobs import Knobs
 from ..schedule.strips import StripKnobs
-from ..schedule.sweep import ElementKnobs, RowKnobs
+from ..schedule.sweep import ElementKnobs, RowKnobs, default_elements
 from .convolutions import ConvLayout, conv_work, emit_conv_group, emit_pool_group
-from .elementwise import emit_elementwise
+from .elementwise import emit_elementwise, emit_write
 from .literals import TVM_DTYPE
 from .products import emit_attention_group, emit_linear, emit_matmul
 from .reference_loops import emit_loops, emit_plain_matmul
@@ -140,6 +141,8 @@ class Kernel:
                 names[value] = f"n{number}.{i}"
             lines.append(f"{node.op.name}({operands}) {_attributes(node)} {node.results[0].type}")
         lines.append(" ".join(names[v] for v in self.group.outputs))
+        if self.group.overwritten is not None:
+            lines.append(f"in memory aligned to {_alignment(self.group.overwritten)}")
         return "\n".join(lines)
 
     @property
@@ -210,7 +213,8 @@ class Kernel:
                 for number, value in enumerate(self.group.outputs):
                     count = sizes.expr(value.type.size)
                     dtype = TVM_DTYPE[value.type.dtype]
-                    stores.append(T.arg(f"w{number}", T.buffer((count,), dtype)))
+                    align = _alignment(value)
+                    stores.append(T.arg(f"w{number}", T.buffer((count,), dtype, align=align)))
                 for value, flags in buffers.items():
                     if value.type.dtype is DType.bool:  # of which TVM cannot load a vector
                         raw = {"data": flags.data, "align": flags.data_alignment}
@@ -235,6 +239,8 @@ class Kernel:
         anchor, store, machine = group.anchor, stores[0], self.machine
         if all(value.type.size == 0 for value in group.outputs):
             T.evaluate(0)
+        elif group.kind == "write":
+            emit_write(evaluator, anchor, store, self.inlined, default_elements(machine))
         elif group.kind == "elementwise":
             chosen = knobs if isinstance(knobs, ElementKnobs) else None
             emit_elementwise(evaluator, output, store, self.inlined, chosen)
@@ -265,6 +271,8 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
     reads: dict[Value, None] = {}
     inlined: dict[Node, None] = {}
     own = {v for node in group.nodes for v in node.results}
+    if group.overwritten is not None:
+        own.add(group.overwritten)  # it comes as what is written to
     done: set[Value] = set()
     parts = (*group.before, group) if group.kind in _PACKED else ()
     packed = {part.anchor.operands[1] for part in parts}
@@ -314,6 +322,7 @@ def _tells_zero(node: Node) -> bool:
 
 def _alignment(value: Value) -> int:
     """Bytes: what users pass in lies wherever they have it, all else where vectors begin."""
+    value = storage_of(value)
     given = value.producer is None and value.constant is None
     return value.type.dtype.bytes if given else WEIGHT_ALIGNMENT
 
