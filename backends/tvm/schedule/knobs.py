@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Any, Self
 
 __all__ = ["Knobs", "knob"]
@@ -39,7 +38,11 @@ class Knobs:
         return {name: int(getattr(self, name)) for name in _flags(type(self))}
 
 
-@cache
+_known: dict[type, dict[str, bool]] = {}
+
+
 def _flags(kind: type[Knobs]) -> dict[str, bool]:
     """The name of each knob, and whether it is one of two; a search asks for millions of them."""
-    return {f.name: f.type == "bool" for f in fields(kind)}
+    if kind not in _known:
+        _known[kind] = {f.name: f.type == "bool" for f in fields(kind)}
+    return _known[kind]
