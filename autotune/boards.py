@@ -35,7 +35,9 @@ _PATIENCE = 120.0  # seconds to wait for a board that others use
 
 
 class BoardLost(TuneError):
-    """A board that no longer answers."""
+    """A board that no longer answers: `late` if it may still be there, but its time was up."""
+
+    late = False
 
 
 class Board:
@@ -70,6 +72,8 @@ class Board:
         try:
             self._answer(patience)
         except BoardLost as error:
+            if not error.late:
+                raise TuneError(f"there is no session: {error.message}", where=self.name) from error
             raise TuneError(
                 f"no board was free within {patience:g} s", where=self.name,
                 hint="wait for those who use it, or start another server with this key",
@@ -135,7 +139,9 @@ class Board:
         if not line or "lost" in found:
             self.close()
             why = found.get("lost", "it ended" if ready else f"no answer within {seconds:.3g} s")
-            raise BoardLost(f"the board was lost: {why}", where=self.name)
+            lost = BoardLost(f"the board was lost: {why}", where=self.name)
+            lost.late = not ready
+            raise lost
         if "error" in found:
             raise TuneError(found["error"], where=self.name, hint=found.get("hint"))
         return found
@@ -187,6 +193,12 @@ def _requested(tracker: Any, key: str, lease: float) -> Any:
             time.sleep(0.2)
 
 
+def _words(error: BaseException) -> str:
+    """The cause in a line: TVM's errors end with it, after the calls that led there."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
 def _relay(
     address: tuple[str, int], key: str, lease: float, requests: IO[bytes], answers: IO[bytes]
 ) -> None:
@@ -196,29 +208,38 @@ def _relay(
         answers.write(json.dumps(facts).encode() + b"\n")
         answers.flush()
 
+    start = "start one: `tunesmith board tracker`"
     try:
         with socket.create_connection(address, _CONNECT):
             pass
+    except OSError as error:
+        say(error=f"there is no tracker: {_words(error)}", hint=start)
+        return
+    try:
         from tvm import rpc
 
         tracker = rpc.connect_tracker(*address)
         end = time.monotonic() + _APPEAR
         while key not in (there := _keys(tracker)) and time.monotonic() < end:
             time.sleep(0.2)
-        if key not in there:
-            words = ", ".join(f"`{name}`" for name in sorted(there)) or "none at all"
-            say(error=f"no board has this key; there is {words}", hint="see docs/tuning.md")
-            return
+    except Exception as error:  # TVM's own kinds, by version; or its package is not whole
+        say(error=f"who answers there is no tracker of TVM: {_words(error)}", hint=start)
+        return
+    if key not in there:
+        words = ", ".join(f"`{name}`" for name in sorted(there)) or "none at all"
+        say(error=f"no board has this key; there is {words}", hint="see docs/tuning.md")
+        return
+    try:
         session = _requested(tracker, key, lease)
         tracker.close()
-    except (OSError, RuntimeError, ValueError) as error:
-        say(error=f"there is no tracker: {error}",
-            hint="start one: `tunesmith board tracker`")  # fmt: skip
+    except Exception as error:  # see above
+        say(error=f"the tracker gave no session with a board: {_words(error)}",
+            hint="look at what `tunesmith board serve` prints there")  # fmt: skip
         return
     try:
         ask = session.get_function(ASK)
-    except Exception as error:  # TVM's own kinds, by version
-        say(error=f"the server of this board is not ours: {str(error).strip().splitlines()[-1]}",
+    except Exception as error:  # see above
+        say(error=f"the server of this board is not ours: {_words(error)}",
             hint="on the board: `tunesmith board serve`")  # fmt: skip
         return
     say()
@@ -227,7 +248,7 @@ def _relay(
             data = requests.read(json.loads(line)["size"])
             answer = str(ask(line.decode(), data))
         except Exception as error:  # of TVM, or of the socket
-            say(lost=(str(error).strip().splitlines() or [type(error).__name__])[-1])
+            say(lost=_words(error))
             return
         answers.write(answer.encode() + b"\n")
         answers.flush()

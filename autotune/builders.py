@@ -5,18 +5,18 @@ They are forked from a process that has TVM in memory, and end with it, however 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.backends.tvm.kernels.kernel import Kernel
 from tunesmith.backends.tvm.standalone import build_variant, with_knobs
+from tunesmith.ir.diagnostics import TuneError
 from tunesmith.ir.target import Target
 
 from .measure import Outcome, Task
@@ -56,13 +56,17 @@ class Builders:
     def all_of(
         self, task: Task, candidates: Sequence[Mapping[str, int]]
     ) -> tuple[Built, list[Built]]:
-        """The kernel of a task as it is, and by each of the knobs; what is new is built now."""
+        """The kernel of a task as it is, and by each of the knobs; what is new is built now.
+
+        Raises:
+            TuneError: the kernel as it is cannot be built: there is nothing to compare with.
+        """
         kernel = task.kernel
         assert isinstance(kernel, Kernel) and kernel.template is not None
         new: dict[tuple[str, str], tuple[Kernel, Mapping[str, int]]] = {}
         for knobs in ({}, *candidates):
-            key = _key(task, knobs)
-            if key in self.built:
+            key = task.key(knobs)
+            if key in self.built or key in new:
                 continue
             wanted = kernel.template.knobs(knobs) if knobs else None
             if knobs and wanted is None:
@@ -73,7 +77,24 @@ class Builders:
         results = self._build_all([kernel for kernel, _ in new.values()])
         for (key, (variant, knobs)), (path, failed) in zip(new.items(), results, strict=True):
             self.built[key] = Built(variant, knobs, path, failed)
-        return self.built[_key(task, {})], [self.built[_key(task, knobs)] for knobs in candidates]
+        base = self.built[task.key({})]
+        if base.failure is not None:
+            raise TuneError(f"the kernel as it is could not be built: {base.failure.reason}",
+                            where=task.name)  # fmt: skip
+        return base, [self.built[task.key(knobs)] for knobs in candidates]
+
+    def batches(
+        self, task: Task, candidates: Sequence[Mapping[str, int]]
+    ) -> Iterator[tuple[Built, list[Built]]]:
+        """What `all_of` gives, in the order of the candidates, and in one or two parts.
+
+        If the first ones are the kernel as it is, they can be measured before others are built.
+        """
+        as_it_is = [task.key(knobs) == task.key({}) for knobs in candidates]
+        first = (*as_it_is, False).index(False)
+        for part in (candidates[:first], candidates[first:]):
+            if part:
+                yield self.all_of(task, part)
 
     def close(self) -> None:
         """Remove what was built."""
@@ -123,10 +144,6 @@ class Builders:
             path.with_name("error").write_text(f"{type(error).__name__}: {error}")
         finally:
             os._exit(status)
-
-
-def _key(task: Task, knobs: Mapping[str, int]) -> tuple[str, str]:
-    return task.name, json.dumps({**knobs}, sort_keys=True)
 
 
 def _failure(path: Path, status: int) -> Outcome | None:

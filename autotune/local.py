@@ -1,7 +1,7 @@
 """Workers of this machine: builders and a runner, forked from a process that has TVM in memory.
 
 A candidate runs in a runner, beside the kernel with the knobs by analysis, on cores of its own:
-all builds of a round are done before its first candidate runs.
+nothing is built while one runs.
 """
 
 from __future__ import annotations
@@ -48,13 +48,9 @@ class LocalWorkers:
         self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
     ) -> Iterator[Outcome]:
         """Try knobs; see `Workers`."""
-        base, variants = self.builders.all_of(task, candidates)
-        if base.failure is not None:
-            words = f"the kernel as it is: {base.failure.reason}"
-            yield from (Outcome(base.failure.verdict, reason=words) for _ in candidates)
-            return
-        for variant in variants:
-            yield variant.failure or self._run(task, base, variant, seconds)
+        for base, variants in self.builders.batches(task, candidates):
+            for variant in variants:
+                yield variant.failure or self._run(task, base, variant, seconds)
 
     def close(self) -> None:
         """End the runner and remove what was built."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -27,6 +28,11 @@ class Task:
     seconds: float
     calls: int
     kernel: object = field(default=None, compare=False)
+
+    def key(self, knobs: Mapping[str, int]) -> tuple[str, str]:
+        """What tells builds apart: knobs by analysis are the kernel as it is, `{}`."""
+        given = {} if dict(knobs) == dict(self.space.default) else {**knobs}
+        return self.name, json.dumps(given, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,9 @@ class Workers(Protocol):
         """Try knobs, with about `seconds` of measuring each; one outcome each, in order.
 
         Whatever a candidate does, there is an outcome: it hangs, crashes, computes something else.
+
+        Raises:
+            TuneError: the kernel as it is cannot be built, or nobody is left to measure.
         """
         ...
 

@@ -170,7 +170,7 @@ class RayWorkers:
 
     def _start(self, task: Task, kernel: Kernel, knobs: Mapping[str, int]) -> None:
         """Have it built, unless it was: `_order` waits for it."""
-        key = _key(task, knobs)
+        key = task.key(knobs)
         if key not in self.built:
             text = written(kernel)
             self.built[key] = self.builder.remote(
@@ -179,7 +179,7 @@ class RayWorkers:
 
     def _order(self, task: Task, kernel: Kernel, knobs: Mapping[str, int]) -> dict[str, Any]:
         """What `Bench.measure` wants, with `contents` beside it; `BuildError` if it has no code."""
-        name, library = self.built[_key(task, knobs)]
+        name, library = self.built[task.key(knobs)]
         try:
             digest = str(self.cluster.answer(name))
         except TuneError as error:
@@ -210,10 +210,6 @@ class RayWorkers:
         limits = self.target.machine.cores, self.run_deadline
         answer = self.measurer.remote(task.name, base, order, seconds, limits, self.device)
         return outcome_of(self.cluster.answer(answer))
-
-
-def _key(task: Task, knobs: Mapping[str, int]) -> tuple[str, str]:
-    return task.name, json.dumps({**knobs}, sort_keys=True)
 
 
 # ---------------------------------------------------------------- what processes of Ray call

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,9 @@ from tunesmith.runtime.processes import die_with_parent
 from .boards import ASK
 
 __all__ = ["Answering", "run_server", "run_tracker"]
+
+# Seconds in which a session that crashed lets go of the port, and between two attempts to have it.
+_HELD, _AGAIN = 60.0, 0.2
 
 # Made in the process of a session, with a folder of its own: from a header and data to an answer.
 Answering = Callable[[Path], Callable[[str, bytes], str]]
@@ -73,8 +77,11 @@ def run_server(
     tvm.register_global_func(ASK, ask, override=True)
     home, why = Path.cwd(), list[str]()
     threading.excepthook = lambda facts: why.append(str(facts.exc_value))
+    patience = 0.0
     while True:
-        state = _bound(PopenRPCServerState, host, port, tracker_addr=tracker, key=key, silent=True)
+        state = _bound(PopenRPCServerState, host, port, patience, tracker_addr=tracker, key=key,
+                       silent=True)  # fmt: skip
+        patience = _HELD
         told(f"serving `{key}` at {host}:{state.port}, by the tracker at {tracker[0]}:{tracker[1]}")
         _wait_for(state.thread)  # it ends with a session that crashed, or without a tracker
         told(f"the server ended and is started anew: {why.pop() if why else 'no reason given'}")
@@ -82,12 +89,19 @@ def run_server(
         os.chdir(home)  # TVM left it in the folder of the session, which is gone
 
 
-def _bound(make: Callable[..., Any], host: str, port: int, **more: Any) -> Any:
-    try:
-        return make(host, port, port + 1, **more)
-    except (OSError, ValueError) as error:
-        raise TuneError(f"cannot listen: {error}", where=f"{host}:{port}",
-                        hint="take another `--port`") from error  # fmt: skip
+def _bound(
+    make: Callable[..., Any], host: str, port: int, patience: float = 0.0, **more: Any
+) -> Any:
+    """What listens at this port, which may be held for `patience` seconds by what ends just now."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return make(host, port, port + 1, **more)
+        except (OSError, ValueError) as error:
+            if time.monotonic() >= end:
+                raise TuneError(f"cannot listen: {error}", where=f"{host}:{port}",
+                                hint="take another `--port`") from error  # fmt: skip
+        time.sleep(_AGAIN)
 
 
 def _wait_for(thread: threading.Thread) -> None:

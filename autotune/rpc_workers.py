@@ -77,12 +77,9 @@ class RpcWorkers:
     ) -> Iterator[Outcome]:
         """Try knobs; see `Workers`."""
         self.boards.rest()
-        base, variants = self.builders.all_of(task, candidates)
-        if base.failure is not None:
-            raise TuneError(f"the kernel as it is could not be built: {base.failure.reason}",
-                            where=task.name)  # fmt: skip
-        for variant in variants:
-            yield variant.failure or self._run(task, base, variant, seconds)
+        for base, variants in self.builders.batches(task, candidates):
+            for variant in variants:
+                yield variant.failure or self._run(task, base, variant, seconds)
 
     def close(self) -> None:
         """Give the board back, and remove what was built."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.board.child import busy_seconds
 from benchmarks.board.rows import choose
 from benchmarks.spine_facts import gather
 from benchmarks.spine_rows import write_text
@@ -27,6 +28,7 @@ from benchmarks.spine_rows import write_text
 if TYPE_CHECKING:
     from tunesmith.report_profile import Group
     from tunesmith.runtime import Executable
+    from tunesmith.runtime.profiler import Profile
 
 ROOT = Path(__file__).resolve().parent.parent
 GEMM_PEAK, BANDWIDTH, CAUSAL, MEMORY_SHARE, MEMORY_MB = 0.88, 0.80, 0.6, 1.05, 60
@@ -34,6 +36,7 @@ HEADS, WIDTH = 12, 64
 LENGTHS = (1024, 2048, 4096, 8192)
 LINEAR = 1.1  # memory for each token at the longest over that at the shortest
 ROUNDS = 20
+BURSTS, BURST_ROUNDS = 9, 10  # profiles of the products, one after the other
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,14 @@ def _compiled(row: str, folder: Path) -> tuple[Executable, dict[str, np.ndarray]
     return load(folder / "model.tsm", threads=1), feeds
 
 
-def _groups(row: str, folder: Path) -> list[Group]:
-    """The profile of a row, by kernels, beside what the machine reached between the rounds."""
+def _profiles(
+    row: str, folder: Path, bursts: int = 1, rounds: int = ROUNDS
+) -> Iterator[tuple[list[Group], Profile]]:
+    """Profiles of a row in one process, by kernels, beside what the machine reached around rounds.
+
+    By the time of the calling thread, which stops while other processes run: what they do to clocks
+    and caches shows in both, what the machine reaches and what the kernels do.
+    """
     from tunesmith.backends.measure import measured_peaks
     from tunesmith.backends.targets import find_target
     from tunesmith.backends.tvm.peaks import Probe
@@ -71,8 +80,9 @@ def _groups(row: str, folder: Path) -> list[Group]:
 
     executable, feeds = _compiled(row, folder)
     probe = Probe(find_target("host", 1), 1)
-    profile = executable.profile(feeds, rounds=ROUNDS, probe=probe)
-    return group_rows(profile, peaks_beside(measured_peaks(1), profile))
+    for _ in range(bursts):
+        profile = executable.profile(feeds, rounds=rounds, cpu_time=True, probe=probe)
+        yield group_rows(profile, peaks_beside(measured_peaks(1), profile)), profile
 
 
 def _share(groups: Iterable[Group]) -> float:
@@ -81,17 +91,56 @@ def _share(groups: Iterable[Group]) -> float:
     return sum(g.least_needed or 0.0 for g in some) / sum(g.seconds for g in some)
 
 
+def _middle(values: Sequence[float]) -> str:
+    """The median and the range of shares.
+
+    >>> _middle([0.5, 0.75, 0.7])
+    '70.0% (50.0% to 75.0%)'
+    """
+    return f"{median(values):.1%} ({min(values):.1%} to {max(values):.1%})"
+
+
+def judged_products(
+    bursts: Sequence[Sequence[Group]], reached: Sequence[float], others: float
+) -> list[Fact]:
+    """The shares of several profiles: the bound is held against their median.
+
+    `reached` are the GFLOP/s of multiply-adds around all rounds, `others` is how many processors
+    the rest of the machine used meanwhile.
+    """
+    shares = [_share(groups) for groups in bursts]
+    quiet = (
+        f"{len(bursts)} profiles of {BURST_ROUNDS} rounds, median and range, all layers together; "
+        f"the peak was {median(reached):.0f} GFLOP/s ({min(reached):.0f} to {max(reached):.0f}), "
+        f"other processes used {others:.2f} CPUs"
+    )
+    whole = Fact("products of BERT-base, share of the multiply-add peak", f">= {GEMM_PEAK:.0%}",
+                 _middle(shares), median(shares) >= GEMM_PEAK, quiet)  # fmt: skip
+    facts = [whole]
+    for first in bursts[0]:
+        same = [next(g for g in groups if g.name == first.name) for groups in bursts]
+        facts.append(Fact(
+            f"BERT-base, {first.calls} products from {first.sources[0]}", "",
+            _middle([g.of_peak or 0 for g in same]), True,
+            f"{median(g.gflops or 0 for g in same):.0f} GFLOP/s",
+        ))  # fmt: skip
+    return facts
+
+
 def products(folder: Path) -> list[Fact]:
     """The products of BERT-base's layers at 128 tokens."""
-    groups = [g for g in _groups("bert-base/128", folder) if g.kind == "gemm" and g.calls >= 12]
-    facts = [
-        Fact(f"BERT-base, {g.calls} products from {g.sources[0]}", "", f"{g.of_peak or 0:.0%}",
-             True, f"{g.gflops or 0:.0f} GFLOP/s")
-        for g in groups
-    ]  # fmt: skip
-    share = _share(groups)
-    return [Fact("products of BERT-base, share of the multiply-add peak", f">= {GEMM_PEAK:.0%}",
-                 f"{share:.1%}", share >= GEMM_PEAK, "all layers together"), *facts]  # fmt: skip
+    bursts, reached, used = [], [], [_others()]
+    for groups, profile in _profiles("bert-base/128", folder, BURSTS, BURST_ROUNDS):
+        bursts.append([g for g in groups if g.kind == "gemm" and g.calls >= 12])
+        reached += [row["gflops"] for row in profile.beside]
+        used.append(_others())
+    (busy, since), (later, now) = used[1], used[-1]  # without compiling, in the first of them
+    return judged_products(bursts, reached, max(0.0, (later - busy) / (now - since)))
+
+
+def _others() -> tuple[float, float]:
+    """Seconds of processors that were not ours, so far; and the time."""
+    return busy_seconds() - time.process_time(), time.perf_counter()
 
 
 def decode(folder: Path) -> list[Fact]:
@@ -100,7 +149,8 @@ def decode(folder: Path) -> list[Fact]:
     for row in ("gpt2/decode-128", "smollm2/decode-256"):
         place = folder / row.replace("/", "-")
         place.mkdir()
-        kernels = [g for g in _groups(row, place) if g.is_kernel]
+        ((groups, _),) = _profiles(row, place)
+        kernels = [g for g in groups if g.is_kernel]
         share = _share(kernels)
         facts.append(Fact(f"{row}, share of the roofline, which is memory", f">= {BANDWIDTH:.0%}",
                           f"{share:.1%}", share >= BANDWIDTH, "all kernels"))  # fmt: skip
@@ -209,7 +259,8 @@ def render(facts: Sequence[Fact], about: dict[str, str]) -> str:
         "# What the kernels reach", "",
         "Written by `python -m benchmarks.facts`, a part of `make board`. One thread; shares are of"
         " "
-        "what the machine reached between the rounds, as `tunesmith profile` shows them.", "",
+        "what the machine reached around each round, as `tunesmith profile --cpu-time` shows them.",
+        "",
         "| figure | bound | found | verdict | |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for fact in facts:

@@ -71,7 +71,7 @@ class Subject:
         """Our kernel; nothing is fused with it."""
         graph = self.graph(data)
         legalize(graph)
-        plan = form_groups(graph)
+        plan = form_groups(graph, target.machine)
         kernels = [
             build_kernel(group, plan.in_memory, target.machine)
             for group in plan.groups

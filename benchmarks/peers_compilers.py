@@ -55,7 +55,7 @@ def load_torch(job: Job) -> Loaded:
     run()
     return Loaded(
         run=run,
-        outputs=lambda: named(job, [result.numpy() for result in run()]),
+        outputs=lambda results: named(job, [result.numpy() for result in results]),
         file_bytes=4 * sum(parameter.numel() for parameter in module.parameters()),
         compile_s=time.perf_counter() - start,
         engaged={"threads": str(torch.get_num_threads()),
@@ -122,8 +122,7 @@ def load_iree(job: Job) -> Loaded:
     function = bound[entry]
     arrays = [rt.asdevicearray(config.device, array) for array in job.feeds().values()]
 
-    def outputs() -> dict[str, NDArray[np.generic]]:
-        results = function(*arrays)
+    def outputs(results: Any) -> dict[str, NDArray[np.generic]]:
         many = results if isinstance(results, list | tuple) else [results]
         return dict(named(job, [result.to_host() for result in many]))
 
@@ -172,8 +171,7 @@ def load_stock(job: Job) -> Loaded:
     arrays = [tvm.runtime.tensor(feeds[name]) for name in names]
     took = time.perf_counter() - start
 
-    def outputs() -> dict[str, NDArray[np.generic]]:
-        result = machine["main"](*arrays)
+    def outputs(result: Any) -> dict[str, NDArray[np.generic]]:
         many = [result] if hasattr(result, "numpy") else list(result)
         return dict(named(job, [one.numpy() for one in many]))
 

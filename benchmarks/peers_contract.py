@@ -8,7 +8,7 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 import tunesmith
 
 __all__ = [
+    "SLOW_SECONDS",
+    "SLOW_TIMES",
     "Arrays",
     "Job",
     "Loaded",
@@ -28,6 +30,10 @@ __all__ = [
 ]
 
 Arrays = Mapping[str, NDArray[np.generic]]
+
+# An engine of which one run takes longer than both, so many times the quickest engine's and so many
+# seconds, is not given rounds.
+SLOW_TIMES, SLOW_SECONDS = 20.0, 2.0
 
 
 class Unsupported(Exception):
@@ -81,8 +87,8 @@ class Job:
 class Loaded:
     """A model that an engine is ready to run."""
 
-    run: Callable[[], object]
-    outputs: Callable[[], Arrays]  # of one more run
+    run: Callable[[], Any]
+    outputs: Callable[[Any], Arrays]  # what a run returned, before the next run
     file_bytes: int = 0
     compile_s: float | None = None  # of an engine that compiles while it loads
     engaged: Mapping[str, str] = field(default_factory=dict)  # what the engine says it does

@@ -39,7 +39,7 @@ def _session(job: Job, path: str, *, fixed: bool) -> Loaded:
     feeds = {value.name: feeds[value.name] for value in session.get_inputs()}
     return Loaded(
         run=lambda: session.run(names, feeds),
-        outputs=lambda: named(job, session.run(names, feeds)),
+        outputs=lambda results: named(job, results),
         engaged={
             "threads": str(session.get_session_options().intra_op_num_threads),
             "providers": ",".join(session.get_providers()),
@@ -138,7 +138,7 @@ def load_openvino(job: Job) -> Loaded:
     )
     return Loaded(
         run=run,
-        outputs=lambda: named(job, [run()[i].copy() for i in range(len(job.outputs))]),
+        outputs=lambda results: named(job, [results[i] for i in range(len(job.outputs))]),
         file_bytes=size_of(job.model),
         engaged={name: str(compiled.get_property(name)) for name in shown},
     )

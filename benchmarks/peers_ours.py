@@ -73,7 +73,7 @@ def load(job: Job) -> Loaded:
     arrays = {name: aligned_copy(array) for name, array in job.feeds().items()}
     return Loaded(
         run=lambda: executable.run(arrays),
-        outputs=lambda: executable.run(arrays),
+        outputs=lambda results: results,
         file_bytes=path.stat().st_size,
         engaged={"threads": str(executable.threads), "cpu": executable.manifest.target.cpu},
     )

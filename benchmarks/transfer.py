@@ -116,8 +116,14 @@ def _figures(answer: Mapping[str, Any], took: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def verdict(facts: Mapping[str, Any]) -> bool:
-    """Whether enough of the tuned speed is reached soon enough, in either way."""
+def verdict(facts: Mapping[str, Any]) -> bool | None:
+    """Whether enough of the tuned speed is reached soon enough, in either way.
+
+    `None` if nothing was found that could be transferred, or that was worth it: the speed of full
+    tuning is then that of no tuning, which anything reaches.
+    """
+    if not facts["first"]["kernels"] or not facts["rows"]["full"]["kernels"]:
+        return None
     return any(
         facts["rows"][name]["took"] < SOON and facts["rows"][name]["share"] >= ENOUGH
         for name in ("records", "quick")
@@ -149,8 +155,12 @@ def section(facts: Mapping[str, Any]) -> str:
             f"| {row.get('trials', '')} | {row.get('kernels', '')} | {row['seconds'] * 1e3:.4g} "
             f"| {row['share']:.1%} |"
         )
-    reached = "reached" if verdict(facts) else "not reached"
-    lines += ["", f"{ENOUGH:.0%} of the tuned speed within {SOON:.0f} s: {reached}."]
+    found = verdict(facts)
+    goal = f"{ENOUGH:.0%} of the tuned speed within {SOON:.0f} s"
+    where = options["second"] if facts["first"]["kernels"] else options["first"]
+    lines += ["", f"Nothing to transfer: no kernel became quicker by tuning {where}, so nothing is "
+              f"said of {goal}." if found is None
+              else f"{goal}: {'reached' if found else 'not reached'}."]  # fmt: skip
     return "\n".join(lines)
 
 

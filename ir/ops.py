@@ -228,7 +228,8 @@ def op(name: str, *traits: str) -> Callable[[Infer], OpDef]:
     """Enter a primitive: the function infers the result types from types and attributes.
 
     Traits: `pure`; `elementwise` (one output element from one of each operand, broadcast);
-    `commutative`; `movement` (elements are moved, never changed); `reduce`; `source` (no operand).
+    `commutative`; `movement` (elements are moved, never changed); `reduce`; `source` (no operand);
+    `in_place` (the result takes over the memory of the first operand: `ir/in_place.py`).
     """
 
     def enter(function: Infer) -> OpDef:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
 from .builder import Builder
 from .graph import Graph, Node, Value, walk_uses
 from .ops import Expr
+from .types import TensorType
 
 __all__ = ["Rewriter"]
 
@@ -82,6 +83,26 @@ class Rewriter:
             count += 1
             work.extend(producers)
         return count
+
+    def drop_outputs(self, places: Container[int]) -> None:
+        """Let the graph return all outputs but those at `places`."""
+        end = self.graph.terminator
+        named = zip(self.graph.output_names, self.graph.outputs, strict=True)
+        kept = [pair for place, pair in enumerate(named) if place not in places]
+        if len(kept) == len(end.operands):
+            return
+        for index in range(len(end.operands)):
+            self.set_operand(end, index, None)
+        end.operands = [None] * len(kept)
+        for index, (_, value) in enumerate(kept):
+            self.set_operand(end, index, value)
+        self.graph.output_names = [name for name, _ in kept]
+
+    def retype_input(self, value: Value, type: TensorType) -> None:
+        """Let an input have another type; the caller gives its readers what they had before."""
+        assert value.producer is None, f"{value!r} is no input"
+        value.type = type
+        self.changed = True
 
     def move_before(self, node: Node, anchor: Node) -> None:
         """Move a node; the caller answers for the order of definitions and uses."""

@@ -8,6 +8,7 @@ from typing import NoReturn
 from .diagnostics import UNKNOWN, CompilerError, VerifyError
 from .dims import DimExpr, Sym, symbols_of
 from .graph import RETURN, Graph, Node, Value, infer_types
+from .in_place import overwritten
 from .ops import OPS, Attribute
 from .symbols import bound_symbol, symbol_sources
 from .text import print_node, value_text
@@ -144,6 +145,20 @@ def _types(graph: Graph) -> None:
                     "a symbol with other bounds is another symbol")  # fmt: skip
 
 
+def _in_place(graph: Graph) -> None:
+    """A value whose memory a node takes over is no constant, and nothing else reads it."""
+    for node in graph.nodes:
+        taken = overwritten(node)
+        if taken is None:
+            continue
+        if taken.constant is not None:
+            _broken("in_place", f"{value_text(taken)} is a constant, and cannot be written to",
+                    node, "copy it into a value of its own")  # fmt: skip
+        if len(taken.users) > 1:
+            _broken("in_place", f"{value_text(taken)} is overwritten, yet read elsewhere", node,
+                    "read the result of the write instead")  # fmt: skip
+
+
 def _symbols(graph: Graph) -> None:
     """A symbol follows from the inputs or a node above, and has the same bounds everywhere."""
     bound: dict[str, Sym] = {
@@ -211,5 +226,6 @@ CHECKS: dict[str, Callable[[Graph], None]] = {
     "names": _names,
     "operands": _operands,
     "types": _types,
+    "in_place": _in_place,
     "symbols": _symbols,
 }

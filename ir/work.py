@@ -43,6 +43,8 @@ def bytes_moved(node: Node) -> Dim:
     match node.op.name:
         case "slice":
             return 2 * written
+        case "write_slice":
+            return 2 * _bytes(node.present_operands[1:])
         case "gather" | "gather_elements" | "gather_nd":
             return 2 * written + _bytes(node.present_operands[1:])
         case _:

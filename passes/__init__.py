@@ -27,7 +27,6 @@ __all__ = ["PASSES"]
 PASSES: tuple[type[Pass], ...] = (
     Canonicalize,
     ConvertPatchConv,
-    ConvertPatchConv,
     Decompose,
     EliminateDeadCode,
     EliminateDuplicates,

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .artifact import Artifact
+    from .cache import Cache
     from .executable import Executable, load
     from .manifest import Manifest
 
-__all__ = ["Artifact", "Executable", "Manifest", "load"]
+__all__ = ["Artifact", "Cache", "Executable", "Manifest", "load"]
 
 _HOME = {
     "Artifact": ".artifact",
+    "Cache": ".cache",
     "Executable": ".executable",
     "Manifest": ".manifest",
     "load": ".executable",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tunesmith.ir.diagnostics import ArtifactError, InputError
 
 from .artifact import Artifact
+from .cache import Cache, Room
 from .cpu import check_target
 from .manifest import Manifest, SymbolSpec, TensorSpec, array_text, numpy_type
 from .profiler import Probe, Profile, profile_calls
@@ -62,6 +63,9 @@ class Executable:
     torch tensor); if it is contiguous, it is used where it is, else it is copied. Outputs are fresh
     arrays, the caller's to keep and to change. An input whose elements were fixed when compiling
     may be left out; given, it must hold just these.
+
+    A model that was compiled with `--cache` writes to the buffers that are its caches, and these
+    outputs are the rows of the buffers that count now: `cache` looks after all of that.
     """
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
@@ -73,17 +77,26 @@ class Executable:
         self.threads = claim_threads(threads)
         self._names = tuple(spec.name for spec in self.inputs)
         self._dtypes = tuple(numpy_type(spec.dtype) for spec in self.inputs)
-        self._output_dtypes = tuple(numpy_type(spec.dtype) for spec in self.outputs)
         fixed = ((spec.name, spec.array) for spec in self.inputs)
         self._fixed = {name: array for name, array in fixed if array is not None}
         self._solver = ShapeSolver([spec.dims for spec in self.inputs])
         if self._solver.missing:
             raise ArtifactError(f"no input gives the size of `{self._solver.missing[0]}`",
                                 where=self._where)  # fmt: skip
-        known = {symbol for _, _, symbol in self._solver.gives}
+        self._binds = [(i, s.binds) for i, s in enumerate(self.inputs) if s.binds is not None]
+        self._rooms = [Room.of(self.manifest, spec) for spec in self.manifest.caches]
+        counts: dict[object, Room] = {}
+        for room in self._rooms:
+            counts.setdefault((room.capacity, room.before, room.after), room)
+        self._distinct = [*counts.values()]
+        self._written = {room.input: self._names[room.input] for room in self._rooms}
+        kept = {room.output for room in self._rooms}
+        self._computed = tuple(spec for i, spec in enumerate(self.outputs) if i not in kept)
+        self._output_dtypes = tuple(numpy_type(spec.dtype) for spec in self._computed)
+        known = {symbol for _, _, symbol in self._solver.gives} | {s for _, s in self._binds}
         self._promised = [
             (i, axis, parse_dim(dim) if isinstance(dim, str) else DimText(str(dim), dim))
-            for i, spec in enumerate(self.outputs)
+            for i, spec in enumerate(self._computed)
             for axis, dim in enumerate(spec.dims)
             if isinstance(dim, int) or known.issuperset(parse_dim(dim).symbols)
         ]
@@ -125,14 +138,31 @@ class Executable:
 
     def run(self, inputs: Inputs) -> dict[str, Array]:
         """Run the model once; the outputs come in their declared order."""
+        return self.step(inputs)[0]
+
+    def cache(self, **symbols: int) -> Cache:
+        """Empty key/value caches for sizes such as `batch=1`; see `Cache`."""
+        return Cache(self, symbols)
+
+    def step(
+        self, inputs: Inputs, check: Callable[[Mapping[str, int]], None] | None = None
+    ) -> tuple[dict[str, Array], dict[str, int]]:
+        """`run`, with the sizes of symbols; `check` may refuse these before anything is written."""
         arrays, sizes = self._accept(inputs)
+        if check is not None:
+            check(sizes)
         try:
-            results = self._module(arrays)
+            results = self._module(arrays, self._written)
         except ArtifactError as error:
             error.where = error.where or self._where
             raise
         results = self._checked(results, sizes)
-        return dict(zip((spec.name for spec in self.outputs), results, strict=True))
+        named = dict(zip((spec.name for spec in self._computed), results, strict=True))
+        if not self._rooms:
+            return named, sizes
+        for room in self._rooms:
+            named[self.outputs[room.output].name] = room.rows(arrays[room.input], sizes)
+        return {spec.name: named[spec.name] for spec in self.outputs}, sizes
 
     def profile(
         self,
@@ -151,7 +181,7 @@ class Executable:
         _, sizes = self._accept(inputs)
 
         def run() -> None:
-            self._checked(self._module(self._accept(inputs)[0]), sizes)
+            self._checked(self._module(self._accept(inputs)[0], self._written), sizes)
 
         return profile_calls(self._module, run, self.manifest, sizes, rounds=rounds,
                              warmup=warmup, cpu_time=cpu_time, probe=probe)  # fmt: skip
@@ -195,6 +225,10 @@ class Executable:
                 where=_input(spec),
                 hint=f"it takes {spec}" + (f", and {known} by the other axes" if known else ""),
             )
+        for index, name in self._binds:
+            sizes[name] = int(arrays[index])
+        if self._rooms:
+            self._check_rooms(arrays, sizes)
         for symbol in self._bounded:
             value = sizes.get(symbol.name)
             if value is not None and not _fits(value, symbol):
@@ -206,13 +240,29 @@ class Executable:
             _check_value(name, arrays[self._names.index(name)], fixed)
         return arrays, sizes
 
+    def _check_rooms(self, arrays: Sequence[Array], sizes: Mapping[str, int]) -> None:
+        """Refuse buffers that cannot be written to, and more rows than they have room for."""
+        for room in self._distinct:
+            before, after = room.before.evaluate(sizes), room.after.evaluate(sizes)
+            if not 0 <= before <= after <= room.capacity:
+                raise InputError(
+                    f"has room for {room.capacity} rows; {before} count, and this step makes them "
+                    f"{after}", where=_input(self.inputs[room.input]),
+                    hint="compile the model with a greater `--cache`, or begin anew",
+                )  # fmt: skip
+        for room in self._rooms:
+            if not arrays[room.input].flags.carray:
+                raise InputError("is written to, and is read-only or not contiguous",
+                                 where=_input(self.inputs[room.input]),
+                                 hint="`Executable.cache` makes buffers that fit")  # fmt: skip
+
     def _checked(self, results: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
         """The kernels must do as the manifest says; an axis that depends on data is free.
 
         Kernels give types that NumPy lacks as their bits; the results are of these types.
         """
-        if len(results) != len(self.outputs):
-            raise ArtifactError(f"the model gave {len(results)} outputs, not {len(self.outputs)}",
+        if len(results) != len(self._computed):
+            raise ArtifactError(f"the model gave {len(results)} outputs, not {len(self._computed)}",
                                 where=self._where)  # fmt: skip
         results = [
             result.view(dtype)
@@ -220,15 +270,16 @@ class Executable:
             else result
             for result, dtype in zip(results, self._output_dtypes, strict=True)
         ]
+        stated_types = zip(results, self._computed, self._output_dtypes, strict=True)
         right = all(
             result.dtype == dtype and result.ndim == len(spec.dims)
-            for result, spec, dtype in zip(results, self.outputs, self._output_dtypes, strict=True)
+            for result, spec, dtype in stated_types
         ) and all(
             results[i].shape[axis] == size.evaluate(sizes) for i, axis, size in self._promised
         )  # fmt: skip
         if not right:
             given = ", ".join(f"{r.dtype}{list(r.shape)}" for r in results)
-            stated = ", ".join(map(str, self.outputs))
+            stated = ", ".join(map(str, self._computed))
             raise ArtifactError(f"the model gave {given}, the manifest states {stated}",
                                 where=self._where)  # fmt: skip
         return results
@@ -253,7 +304,8 @@ class Executable:
         return InputError(f"there is no input `{name}`", where=self._where, hint=hint)
 
     def _out_of_bounds(self, symbol: SymbolSpec, value: int) -> InputError:
-        (index, _), _, _ = next(g for g in self._solver.gives if g[2] == symbol.name)
+        places = [(place[0], name) for place, _, name in self._solver.gives] + self._binds
+        index = next(index for index, name in places if name == symbol.name)
         most = "on" if symbol.max is None else f"to {symbol.max}"
         return InputError(f"makes `{symbol.name}` {value}, outside of {symbol.min} {most}",
                           where=_input(self.inputs[index]),

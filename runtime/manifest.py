@@ -19,12 +19,12 @@ from tunesmith.ir.diagnostics import ArtifactError
 from .shapes import parse_dim
 
 __all__ = [
-    "CHUNK_BYTES", "DTYPES", "FORMAT_VERSION", "WEIGHT_ALIGNMENT", "FileSpec", "Json", "Manifest",
-    "SymbolSpec", "TargetSpec", "TensorSpec", "WeightSpec", "align", "array_text", "numpy_type",
-    "weights_hash",
+    "CHUNK_BYTES", "DTYPES", "FORMAT_VERSION", "WEIGHT_ALIGNMENT", "CacheSpec", "FileSpec", "Json",
+    "Manifest", "SymbolSpec", "TargetSpec", "TensorSpec", "WeightSpec", "align", "array_text",
+    "numpy_type", "weights_hash",
 ]  # fmt: skip
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 WEIGHT_ALIGNMENT = 64  # what a vectorized kernel may assume of each pointer
 CHUNK_BYTES = 4 << 20  # weights are hashed in pieces of this size
 DTYPES = {
@@ -54,6 +54,7 @@ class TensorSpec:
 
     An input that picks rows of a table has their number in `rows`: elements lie in [-rows, rows).
     An input whose elements were fixed when compiling has them in `value`: little-endian, base64.
+    An input of one i64 that is the value of a symbol, which no shape tells, names it in `binds`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TensorSpec:
     dims: tuple[int | str, ...]
     rows: int | None = None
     value: str | None = None
+    binds: str | None = None
 
     @property
     def array(self) -> NDArray[np.generic] | None:
@@ -88,6 +90,20 @@ class SymbolSpec:
     name: str
     min: int = 1
     max: int | None = None
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """An input that is written in place: a buffer, whose first rows along `axis` are the output.
+
+    `before` is how many rows count already, in symbols; the size of the output is how many do
+    afterwards, and that of the input, a number, how many there is room for.
+    """
+
+    input: str
+    output: str
+    axis: int
+    before: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,7 @@ class Manifest:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     symbols: tuple[SymbolSpec, ...] = ()
+    caches: tuple[CacheSpec, ...] = ()
     target: TargetSpec
     versions: Mapping[str, str] = field(default_factory=dict)
     source_sha256: str = ""
@@ -154,9 +171,10 @@ class Manifest:
 
     @property
     def given(self) -> tuple[SymbolSpec, ...]:
-        """The symbols that shapes of inputs tell; data decides the others while the model runs."""
+        """The symbols that inputs tell; data decides the others while the model runs."""
         dims = (parse_dim(d) for t in self.inputs for d in t.dims if isinstance(d, str))
         names = {name for size in dims for name in size.symbols}
+        names |= {t.binds for t in self.inputs if t.binds is not None}
         return tuple(symbol for symbol in self.symbols if symbol.name in names)
 
     def to_json(self) -> str:
@@ -191,6 +209,7 @@ class Manifest:
         _require(self.source_sha256 == "" or bool(_SHA256.fullmatch(self.source_sha256)),
                  "source_sha256", "is not a sha256")  # fmt: skip
         self._check_tensors()
+        self._check_caches()
         self._check_weights()
         for name, spec in self.files.items():
             _require(bool(_FILE_NAME.fullmatch(name)), "files", f"{name!r} is not a file name")
@@ -225,6 +244,31 @@ class Manifest:
                 _ = tensor.array
             except ValueError as error:
                 raise ArtifactError(f"manifest: {where} has an odd value: {error}") from error
+
+    def _check_caches(self) -> None:
+        inputs, outputs = ({t.name: t for t in ts} for ts in (self.inputs, self.outputs))
+        symbols = {symbol.name for symbol in self.symbols}
+        for tensor in (*self.inputs, *self.outputs):
+            if tensor.binds is None:
+                continue
+            where = f"`{tensor.name}`"
+            _require(tensor in self.inputs and tensor.value is None, where, "cannot bind a size")
+            _require(tensor.binds in symbols, where, f"binds `{tensor.binds}`, not a symbol")
+            _require((tensor.dtype, tensor.dims) == ("int64", ()), where, "is not one int64")
+        for what in ([c.input for c in self.caches], [c.output for c in self.caches]):
+            _require(len(set(what)) == len(what), "caches", "names something twice")
+        for cache in self.caches:
+            where = f"caches.{cache.input}"
+            given, result = inputs.get(cache.input), outputs.get(cache.output)
+            if given is None or result is None:
+                raise ArtifactError(f"manifest: {where} is of an input or output that is not there")
+            _require(given.value is None and given.dtype == result.dtype
+                     and 0 <= cache.axis < len(given.dims) == len(result.dims), where,
+                     "does not fit its tensors")  # fmt: skip
+            others = [[*t.dims[: cache.axis], *t.dims[cache.axis + 1 :]] for t in (given, result)]
+            _require(others[0] == others[1], where, "differs in an axis that does not grow")
+            _require(isinstance(given.dims[cache.axis], int), where, "has room for no fixed number")
+            _check_dim(cache.before, symbols, where)
 
     def _check_weights(self) -> None:
         end = 0
@@ -324,6 +368,7 @@ def _tensors(row: _Row, key: str) -> tuple[TensorSpec, ...]:
             tuple(_dim(d, f"{r.where}.dims") for d in r.get("dims", list)),
             None if r.values["rows"] is None else r.get("rows", int),
             None if r.values["value"] is None else r.get("value", str),
+            None if r.values["binds"] is None else r.get("binds", str),
         )
         for r in row.rows(key, tuple(TensorSpec.__dataclass_fields__))
     )  # fmt: skip
@@ -351,6 +396,11 @@ def _manifest(value: object) -> Manifest:
             SymbolSpec(r.get("name", str), r.get("min", int),
                        None if r.values["max"] is None else r.get("max", int))
             for r in row.rows("symbols", ("name", "min", "max"))
+        ),
+        caches=tuple(
+            CacheSpec(r.get("input", str), r.get("output", str), r.get("axis", int),
+                      r.get("before", str))
+            for r in row.rows("caches", tuple(CacheSpec.__dataclass_fields__))
         ),
         target=TargetSpec(
             target.get("triple", str), target.get("cpu", str),

@@ -59,6 +59,7 @@ class KernelTime:
     calls: int = 1
     seconds: float  # the median of the rounds
     least: float  # the least of them: nearer the truth on a machine that others use
+    each: tuple[float, ...] = ()  # of each round
 
     @property
     def is_kernel(self) -> bool:
@@ -83,7 +84,7 @@ class Profile:
     threads: int
     clock: str  # `wall`, or `cpu`: without the time in which other processes ran
     sizes: Mapping[str, int]
-    beside: tuple[Mapping[str, float], ...] = ()  # what the probe found before each round
+    beside: tuple[Mapping[str, float], ...] = ()  # for each round, what the probe found around it
 
     @property
     def kernels(self) -> tuple[KernelTime, ...]:
@@ -142,7 +143,8 @@ def profile_calls(
 ) -> Profile:
     """Measure what `run`, which calls `module` once, spends on each kernel of the manifest.
 
-    `probe` is called with the clock before each round, and says what the machine reaches then.
+    `probe` is called with the clock before and after each round, and says what the machine reaches
+    then; a round has the mean of both.
 
     Raises:
         InputError: the counts are no counts, or CPU time is asked for, but threads share the work.
@@ -159,11 +161,10 @@ def profile_calls(
     names = _names(module, run)
     table = _in_order(names, manifest.report.get("kernel_table"))
     hook, whole, ticks = NativeHook(clock), [], []
-    beside: list[Mapping[str, float]] = []
+    reached = [probe(clock)] if probe is not None else []
     run()  # what the first call after a change costs belongs to nobody
     for _ in range(rounds):
         if probe is not None:
-            beside.append(probe(clock))
             run()  # what the probe has pushed out of the caches comes back
         whole.append(_seconds(run, clock))
         hook.ticks.clear()
@@ -172,6 +173,8 @@ def profile_calls(
             run()
             end = clock()
         ticks.append([start, *hook.ticks, end])
+        if probe is not None:
+            reached.append(probe(clock))
     cost = _hook_cost(names, ticks)
     times, totals = _split(names, set(table), ticks, cost)
     rows = [_row(kernel, table.get(at), sizes, times[i])
@@ -179,12 +182,16 @@ def profile_calls(
     around = ((RUNTIME, RUNTIME, len(names) - len(rows)), (CALL, CALL, 1))
     for (part, kind, calls), seconds in zip(around, times[len(rows) :], strict=True):
         rows.append(KernelTime(name=part, kind=kind, calls=calls, seconds=median(seconds),
-                               least=min(seconds)))  # fmt: skip
+                               least=min(seconds), each=tuple(seconds)))  # fmt: skip
     return Profile(
         rows=tuple(rows), whole=median(whole), whole_least=min(whole),
         instrumented=median(totals), hook_seconds=cost, rounds=rounds, threads=module.threads,
-        clock=name, sizes=dict(sizes), beside=tuple(beside),
+        clock=name, sizes=dict(sizes), beside=tuple(map(_mean, reached, reached[1:])),
     )  # fmt: skip
+
+
+def _mean(one: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
+    return {name: (rate + other[name]) / 2 for name, rate in one.items()}
 
 
 def _seconds(run: Callable[[], object], clock: Callable[[], int]) -> float:
@@ -283,6 +290,7 @@ def _row(
         weight_bytes=_number(known.get("weight_bytes"), sizes) or 0,
         seconds=median(seconds),
         least=min(seconds),
+        each=tuple(seconds),
     )
 
 

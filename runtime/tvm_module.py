@@ -17,7 +17,7 @@ import re
 import sys
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -41,6 +41,7 @@ Array = NDArray[np.generic]
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")  # kernels and runtime are made for each other
 ALIGNMENT = 64
+_NONE: Mapping[int, str] = {}
 _CPU, _POOLED = 1, 2  # DLPack's code for the CPU; the allocator that keeps what is freed
 _SPINS = "3000"  # of a worker that waits for the next kernel: a millisecond, where TVM spins for 80
 _ANY_CORES = 1  # affinity mode "big": without binding it only sets how many workers are used
@@ -274,11 +275,23 @@ class TvmModule:
             known = self._contexts.value = (machine, machine["tunesmith.bound"])
         return known
 
-    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
-        """Run the entry point. The results own their memory: nothing else refers to it."""
+    def __call__(self, arrays: Sequence[Array], written: Mapping[int, str] = _NONE) -> list[Array]:
+        """Run the entry point. The results own their memory: nothing else refers to it.
+
+        `written` are the places and names of the inputs that it writes to: contiguous, aligned to
+        their elements, and not read-only, which the caller sees to.
+
+        Raises:
+            InputError: an input that is written to shares memory with another, or sizes that the
+                inputs hold do not fit.
+            ArtifactError: a kernel failed.
+        """
         if self.threads != getattr(_local, "used", 0) or _local.process != os.getpid():
             _use_threads(self.threads, self._exact)
         tensors, spans = _tensors(arrays)
+        taken = _Spans(spans)
+        if written and taken.merged:
+            _refuse_shared(spans, written)
         try:
             result = self._context()[1](*tensors)
         except Exception as error:  # whatever TVM raises, its trace tells a user nothing
@@ -289,7 +302,6 @@ class TvmModule:
                 ) from error
             raise ArtifactError(f"the model failed while running: {_first_line(error)}") from error
         results = [result] if isinstance(result, self._tensor_type) else list(result)
-        taken = _Spans(spans)
         return [self._own(tensor, taken) for tensor in results]
 
     def watch(self, hook: Callable[[str, bool], None] | NativeHook | None) -> None:
@@ -324,9 +336,11 @@ class _Spans:
     def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
         self.starts: list[int] = []
         self.ends: list[int] = []
+        self.merged = False
         for start, end in sorted(span for span in spans if span[0] != span[1]):
             if self.ends and start < self.ends[-1]:
                 self.ends[-1] = max(self.ends[-1], end)
+                self.merged = True
             else:
                 self.starts.append(start)
                 self.ends.append(end)
@@ -344,6 +358,17 @@ class _Spans:
         self.starts.insert(place, start)
         self.ends.insert(place, end)
         return True
+
+
+def _refuse_shared(spans: Sequence[tuple[int, int]], written: Mapping[int, str]) -> None:
+    """Raise if an input that is written to has an address in common with another."""
+    for index, name in written.items():
+        start, end = spans[index]
+        for other, (low, high) in enumerate(spans):
+            if other != index and max(start, low) < min(end, high):
+                raise InputError("is written to, and shares memory with another input",
+                                 where=f"input `{name}`",
+                                 hint="give each cache a buffer of its own")  # fmt: skip
 
 
 class _Library(Protocol):

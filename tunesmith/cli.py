@@ -17,6 +17,7 @@ from tunesmith.cli_options import (
     At,
     Atol,
     Backend,
+    Cache,
     Compiled,
     Database,
     Dim,
@@ -83,6 +84,7 @@ def _compile(
     shape: Shape = None,
     dim: Dim = None,
     value: Value = None,
+    cache: Cache = None,
     level: Level = 2,
     threads: Threads = None,
     verify: Annotated[
@@ -104,8 +106,8 @@ def _compile(
     """Compile a model to one file that runs on its own; with `--db`, by tuned kernels."""
     from tunesmith.cli_compile import compile_command
 
-    compile_command(model, output, target, shape or [], dim or [], value or [], level, threads,
-                    verify, db, at or [], json,
+    compile_command(model, output, target, shape or [], dim or [], value or [], cache, level,
+                    threads, verify, db, at or [], json,
                     Elsewhere(on, device_resource, rpc, key))  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def bench_command(
         require_file(model)
     from tunesmith import __version__, bench, oracle, report
     from tunesmith.runtime import load
+    from tunesmith.runtime.cache import plain_inputs
 
     start = time.perf_counter()
     executable = load(artifact, threads=threads)
@@ -53,7 +54,8 @@ def bench_command(
     max_abs: float | None = None
     if model is not None:
         session = oracle.OnnxSession(model, threads=executable.threads)
-        theirs_feeds = {n: feeds[n] for n in session.input_names if n in feeds}
+        known = plain_inputs(executable.manifest, feeds)
+        theirs_feeds = {n: known[n] for n in session.input_names if n in known}
         compared = oracle.compare(ours, session.run(theirs_feeds))
         max_abs = max((r.max_abs for r in compared), default=0.0)
         engines["onnxruntime"] = lambda: session.run(theirs_feeds)
@@ -106,12 +108,13 @@ def _feeds(
     dims: Mapping[str, int],
 ) -> tuple[dict[str, int], Arrays]:
     """The inputs of the user, or random ones of typical sizes."""
-    from tunesmith.random_inputs import check_sizes, make_inputs, sizes_of, sizes_to_bench
+    from tunesmith.random_inputs import check_sizes, fitting, make_inputs, sizes_of, sizes_to_bench
 
     if inputs is not None:
         feeds = read_npz(inputs)
         given = {n: a.shape for n, a in feeds.items() if n in {s.name for s in manifest.inputs}}
         return sizes_of(manifest.inputs, given, {}), feeds
     check_sizes(dims, manifest.symbols)
-    sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.given), **dims})
+    typical = fitting(manifest, {**sizes_to_bench(manifest.given), **dims})
+    sizes = sizes_of(manifest.inputs, shapes, {**typical, **dims})
     return sizes, make_inputs(manifest.inputs, sizes)

@@ -46,6 +46,7 @@ def compile_command(
     shapes: Sequence[str],
     dims: Sequence[str],
     values: Sequence[str],
+    cache: int | None,
     level: int,
     threads: int | None,
     verify: bool | None,
@@ -72,7 +73,8 @@ def compile_command(
 
     options: dict[str, Any] = {
         "target": target, "preset": f"O{level}", "shapes": wanted_shapes or None,
-        "dims": wanted_dims or None, "values": wanted_values or None, "threads": threads,
+        "dims": wanted_dims or None, "values": wanted_values or None, "cache": cache,
+        "threads": threads,
         "verify": target == "host" and not elsewhere if verify is None else verify,
     }  # fmt: skip
     start = time.perf_counter()

@@ -65,7 +65,7 @@ def _artifact(file: Path) -> tuple[list[str], dict[str, object]]:
     ]
     weights = sorted(manifest.weights, key=lambda w: -w.nbytes)
     total = sum(w.nbytes for w in weights)
-    lines += report.memory_lines(manifest)
+    lines += report.cache_lines(manifest) + report.memory_lines(manifest)
     lines.append(f"weights   {len(weights)}, {report.megabytes(total)}")
     for weight in weights[:_SHOWN]:
         shape = "x".join(map(str, weight.shape)) or "scalar"

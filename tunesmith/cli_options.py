@@ -12,6 +12,7 @@ __all__ = [
     "At",
     "Atol",
     "Backend",
+    "Cache",
     "Compiled",
     "Database",
     "Dim",
@@ -73,6 +74,15 @@ Value = Annotated[
     list[str] | None,
     typer.Option(
         "--value", metavar="NAME=[1,2]", help="The elements of an input, fixed; repeatable."
+    ),
+]
+Cache = Annotated[
+    int | None,
+    typer.Option(
+        "--cache",
+        metavar="ROWS",
+        min=1,
+        help="Write key/value caches in place, into buffers with room for so many rows.",
     ),
 ]
 Threads = Annotated[

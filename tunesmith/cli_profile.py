@@ -88,13 +88,14 @@ def _feeds(
     dims: Mapping[str, int],
 ) -> tuple[dict[str, int], Arrays]:
     """The inputs of the user, or random ones of typical sizes."""
-    from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_bench
+    from tunesmith.random_inputs import fitting, make_inputs, sizes_of, sizes_to_bench
 
     if inputs is not None:
         feeds = read_npz(inputs)
         given = {n: a.shape for n, a in feeds.items() if n in {s.name for s in manifest.inputs}}
         return sizes_of(manifest.inputs, given, {}), feeds
-    sizes = sizes_of(manifest.inputs, shapes, {**sizes_to_bench(manifest.given), **dims})
+    typical = fitting(manifest, {**sizes_to_bench(manifest.given), **dims})
+    sizes = sizes_of(manifest.inputs, shapes, {**typical, **dims})
     bounds = {spec.name: spec.rows for spec in manifest.inputs if spec.rows is not None}
     return sizes, make_inputs(manifest.inputs, sizes, bounds=bounds)
 

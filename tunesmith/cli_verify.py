@@ -78,9 +78,11 @@ def verify_once(
 ) -> list[OutputReport]:
     """Run both on the same inputs and compare; inputs that the other does not have are ours."""
     from tunesmith.oracle import compare
+    from tunesmith.runtime.cache import plain_inputs
 
+    known = plain_inputs(executable.manifest, feeds)
     ours = executable.run(feeds)
-    theirs = session.run({name: feeds[name] for name in session.input_names if name in feeds})
+    theirs = session.run({name: known[name] for name in session.input_names if name in known})
     return compare(ours, theirs, atol=atol, rtol=rtol)
 
 
@@ -92,7 +94,13 @@ def _trials(
     seed: int,
 ) -> list[Trial]:
     """The inputs of the user, or random ones at several sizes."""
-    from tunesmith.random_inputs import check_sizes, make_inputs, sizes_of, sizes_to_verify
+    from tunesmith.random_inputs import (
+        check_sizes,
+        fitting,
+        make_inputs,
+        sizes_of,
+        sizes_to_verify,
+    )
 
     if inputs is not None:
         feeds = read_npz(inputs)
@@ -101,7 +109,7 @@ def _trials(
         return [(sizes_of(manifest.inputs, given, {}), feeds)]
     check_sizes(dims, manifest.symbols)
     symbols = [s for s in manifest.given if s.name not in dims]
-    sizes = [{**trial, **dims} for trial in sizes_to_verify(symbols)]
+    sizes = [{**fitting(manifest, {**trial, **dims}), **dims} for trial in sizes_to_verify(symbols)]
     sizes = [sizes_of(manifest.inputs, shapes, trial) for trial in sizes]
     sizes = [trial for i, trial in enumerate(sizes) if trial not in sizes[:i]]
     return [

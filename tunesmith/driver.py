@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any, cast
 from tunesmith.frontend import Source, import_model, is_program, open_program
 from tunesmith.frontend.onnx_values import as_value
 from tunesmith.ir.diagnostics import FrontendError
-from tunesmith.ir.dims import Dim
+from tunesmith.ir.dims import Dim, dim
 from tunesmith.ir.graph import Graph, Node, Value
-from tunesmith.ir.symbols import data_symbols
+from tunesmith.ir.in_place import kept_outputs
+from tunesmith.ir.symbols import bound_symbol, data_symbols
 from tunesmith.ir.target import Target
 from tunesmith.ir.work import flops
 from tunesmith.passes.base import Note, PassContext
+from tunesmith.passes.caches import cache_bounds, place_caches
 from tunesmith.passes.pipeline import Pipeline
 from tunesmith.presets import PRESETS
 from tunesmith.random_inputs import index_bounds
 from tunesmith.runtime.artifact import Artifact
 from tunesmith.runtime.manifest import (
     DTYPES,
+    CacheSpec,
     Json,
     Manifest,
     SymbolSpec,
@@ -88,6 +91,7 @@ def compile_model(
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, tuple[int, int] | int] | None = None,
     values: Mapping[str, ArrayLike] | None = None,
+    cache: int | None = None,
     threads: int | None = None,
     verify: bool = False,
     progress: Progress | None = None,
@@ -108,6 +112,8 @@ def compile_model(
         dims: fixed sizes or bounds (`(1, 8)`) by the name of a dynamic axis.
         values: the elements of inputs that are known already, such as axes and sizes; then the
             code is for just these, the inputs may be left out, and other elements are refused.
+        cache: rows that key/value caches have room for. The inputs that hold the past are buffers
+            then, `[batch, heads, cache, size]`, which are written in place: `Executable.cache`.
         threads: cores to schedule for; by default as many as the target has.
         verify: run the result at several sizes beside ONNX Runtime, or beside PyTorch if it is a
             program of it, and keep the differences in the manifest; needs a target that this
@@ -126,6 +132,8 @@ def compile_model(
     with clock.stage("import"):
         model = open_program(source)
         graph = import_model(model, shapes=shapes, dims=dims, values=values)
+        if cache is not None and not isinstance(model, Graph):
+            graph = _grown(graph, model, cache, shapes, dims, values)
         _check_elements(graph)
         before = len(graph)
         oracle = _oracle(model, graph) if verify else None
@@ -136,8 +144,14 @@ def compile_model(
         source_hash = hashes.submit(_source_hash, source)
         with clock.stage("optimize"):
             optimize(graph, preset, context)
+            if cache is not None:
+                place_caches(graph, cache, context)
             after = sum(node.op.name != "constant" for node in graph.nodes)
             interface = _interface(graph, values or {})
+            caches = tuple(
+                CacheSpec(k.input.name, graph.output_names[k.output], k.axis, str(k.before))
+                for k in kept_outputs(graph)
+            )
             work: Dim = 0
             for node in graph.nodes:
                 work = work + flops(node)
@@ -158,6 +172,7 @@ def compile_model(
         inputs=interface[0],
         outputs=interface[1],
         symbols=interface[2],
+        caches=caches,
         target=TargetSpec(where.triple, where.cpu, where.features, where.machine.cores),
         versions=_versions(),
         source_sha256=source_hash.result(),
@@ -179,6 +194,24 @@ def compile_model(
     report: dict[str, Json] = {**manifest.report, "seconds": {**clock.seconds}}
     artifact.manifest = replace(manifest, tolerance=tolerance, report=report)
     return artifact
+
+
+def _grown(
+    graph: Graph,
+    model: Source,
+    cache: int,
+    shapes: Mapping[str, Sequence[int]] | None,
+    dims: Mapping[str, tuple[int, int] | int] | None,
+    values: Mapping[str, ArrayLike] | None,
+) -> Graph:
+    """The model, imported with pasts that begin empty and fill a cache, unless the user says more.
+
+    Only import knows what follows from other bounds.
+    """
+    wanted = {k: v for k, v in cache_bounds(graph, cache).items() if k not in (dims or {})}
+    if not wanted or (isinstance(model, str | Path) and Path(model).suffix == ".nir"):
+        return graph
+    return import_model(model, shapes=shapes, dims={**(dims or {}), **wanted}, values=values)
 
 
 def _oracle(model: Source, graph: Graph) -> Callable[[], Session]:
@@ -222,10 +255,19 @@ def _interface(
     graph: Graph, values: Mapping[str, ArrayLike]
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[SymbolSpec, ...]]:
     rows = index_bounds(graph)
+    counted = {k.before for k in kept_outputs(graph)}
+    binds = {
+        node.present_operands[0]: symbol.name
+        for node in graph.nodes
+        if (symbol := bound_symbol(node)) is not None
+        and dim(symbol) in counted
+        and node.present_operands[0].producer is None
+    }
 
     def spec(name: str, value: Value) -> TensorSpec:
         dims = tuple(_dim(size) for size in value.type.shape)
-        return TensorSpec(name, value.type.dtype.numpy.name, dims, rows.get(name))
+        spec = TensorSpec(name, value.type.dtype.numpy.name, dims, rows.get(name))
+        return replace(spec, binds=binds.get(value))
 
     inputs = tuple(
         spec(v.name, v).holding(as_value(v.name, values[v.name], v.type.dtype))

@@ -27,7 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 _ROUNDS, _LEAST_ROUNDS = 5, 2  # runs of an artifact in a turn: fewer
-_TURN_SECONDS = 0.5  # if they take longer than this
+_TURN_SECONDS = 0.5  # if they take longer than this; one may do where nothing is compared
 _DEADLINE, _SLACK = 600.0, 30.0  # seconds of running the artifacts; of waiting for the answer
 _HINT = "tune at smaller sizes: `--at NAME=SIZE`"
 
@@ -248,23 +248,30 @@ def profile_paths(
 
 
 def _profiles(artifacts: Sequence[Artifact], sizes: Mapping[str, int], turns: int) -> list[Json]:
-    profilers = [_profiler(artifact, sizes) for artifact in artifacts]
+    alone = len(artifacts) == 1 and turns == 1
+    profilers = [_profiler(artifact, sizes, alone=alone) for artifact in artifacts]
     return [[one() for one in profilers] for _ in range(turns)]
 
 
-def _profiler(artifact: Artifact, sizes: Mapping[str, int]) -> Callable[[], Json]:
-    """Load an artifact; what is returned profiles some runs of it."""
+def _profiler(artifact: Artifact, sizes: Mapping[str, int], *, alone: bool) -> Callable[[], Json]:
+    """Load an artifact; what is returned profiles some runs of it.
+
+    `alone` is for shares of one artifact: nothing else runs before it, and a long run is enough.
+    """
     executable = load(artifact, threads=artifact.manifest.target.threads)
     bounds = {t.name: t.rows for t in artifact.manifest.inputs if t.rows is not None}
     feeds = make_inputs(artifact.manifest.inputs, sizes, bounds=bounds)
-    executable.run(feeds)  # reads the weights from the file
-    start = time.perf_counter()
-    executable.run(feeds)
-    fitting = int(_TURN_SECONDS / (time.perf_counter() - start))
-    rounds = max(_LEAST_ROUNDS, min(_ROUNDS, fitting))
+    fitting = 0
+    for _ in range(2):  # the first one reads the weights from the file
+        start = time.perf_counter()
+        executable.run(feeds)
+        fitting = int(_TURN_SECONDS / (time.perf_counter() - start))
+        if alone and fitting < _LEAST_ROUNDS:
+            break  # another one would tell no more
+    rounds = max(1 if alone else _LEAST_ROUNDS, min(_ROUNDS, fitting))
 
     def profiled() -> Json:
-        profile = executable.profile(feeds, rounds=rounds, warmup=1)
+        profile = executable.profile(feeds, rounds=rounds, warmup=0 if alone else 1)
         return [profile.whole, [[row.name, row.seconds] for row in profile.kernels]]
 
     return profiled

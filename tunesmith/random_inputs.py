@@ -16,10 +16,10 @@ from tunesmith.runtime.shapes import ShapeSolver, parse_dim
 
 if TYPE_CHECKING:
     from tunesmith.ir.graph import Graph, Value
-    from tunesmith.runtime.manifest import SymbolSpec, TensorSpec
+    from tunesmith.runtime.manifest import Manifest, SymbolSpec, TensorSpec
 
 __all__ = [
-    "index_bounds", "make_inputs", "sizes_of", "sizes_to_bench",
+    "fitting", "index_bounds", "make_inputs", "sizes_of", "sizes_to_bench",
     "sizes_to_verify", "small_inputs",
 ]  # fmt: skip
 
@@ -40,10 +40,10 @@ def make_inputs(
 ) -> dict[str, Array]:
     """Random inputs of the given sizes.
 
-    An input whose value was fixed when compiling has it. Floats are standard normal; integers are
-    ids from 1 to `bounds[name]` (or the rows that the input picks from, or 100), exclusive. A name
-    that ends in `mask` gives ones with padded tails after the first row, `position` ids count,
-    `type` ids (segments) are 0 or 1.
+    An input whose value was fixed when compiling has it, and one that tells a size has that.
+    Floats are standard normal; integers are ids from 1 to `bounds[name]` (or the rows that the
+    input picks from, or 100), exclusive. A name that ends in `mask` gives ones with padded tails
+    after the first row, `position` ids count, `type` ids (segments) are 0 or 1.
     """
     random = np.random.default_rng(seed)
     lengths: dict[tuple[int, ...], NDArray[np.int64]] = {}
@@ -51,6 +51,9 @@ def make_inputs(
     for spec in specs:
         if (value := spec.array) is not None:
             inputs[spec.name] = value
+            continue
+        if spec.binds is not None:
+            inputs[spec.name] = np.asarray(sizes[spec.binds], numpy_type(spec.dtype))
             continue
         shape = tuple(parse_dim(d).evaluate(sizes) if isinstance(d, str) else d for d in spec.dims)
         bound = (bounds or {}).get(spec.name, spec.rows)
@@ -132,6 +135,26 @@ def sizes_to_bench(symbols: Sequence[SymbolSpec]) -> dict[str, int]:
         s.name: max(s.min, 1) if is_batch(i, s.name) else max(s.min, min(_high(s), _TYPICAL))
         for i, s in enumerate(symbols)
     }
+
+
+def fitting(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes, with a past of at least no rows, and shorter where it would not fit a cache.
+
+    What is changed is the length of the past, or of all rows, whichever has a name of its own.
+    """
+    least = {symbol.name: symbol.min for symbol in manifest.symbols}
+    fitted = dict(sizes)
+    for cache in manifest.caches:
+        output = next(t for t in manifest.outputs if t.name == cache.output)
+        buffer = next(t for t in manifest.inputs if t.name == cache.input)
+        after = str(output.dims[cache.axis])
+        name = cache.before if cache.before in least else after
+        if name not in least:
+            continue  # a number, or a sum of sizes: no one of them is to be changed
+        short = -parse_dim(cache.before).evaluate(fitted)
+        over = parse_dim(after).evaluate(fitted) - int(buffer.dims[cache.axis])
+        fitted[name] = max(least[name], fitted[name] + max(short, 0) - max(over, 0))
+    return fitted
 
 
 def check_sizes(sizes: Mapping[str, int], symbols: Sequence[SymbolSpec]) -> None:

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.ir.dims import Dim, Sym, dim, product
+
 if TYPE_CHECKING:
     from tunesmith.bench import Measurement, Statistics
     from tunesmith.oracle import OutputReport
     from tunesmith.runtime.manifest import Manifest, SymbolSpec, TensorSpec
 
 __all__ = [
-    "bench_lines", "compile_summary", "graph_lines", "megabytes", "seconds", "sizes_text",
-    "spec_text", "symbols_text", "tolerance_lines", "verdict_lines",
+    "bench_lines", "cache_lines", "compile_summary", "graph_lines", "megabytes", "seconds",
+    "sizes_text", "spec_text", "symbols_text", "tolerance_lines", "verdict_lines",
 ]  # fmt: skip
 
 _NEAR_MISSES_SHOWN = 8
@@ -49,7 +51,12 @@ def symbols_text(symbols: Sequence[SymbolSpec]) -> str:
 
 
 def spec_text(spec: TensorSpec) -> str:
-    """A tensor: `input_ids int64[batch, seq]`; one whose value is fixed: `axes int64[1] = [0]`."""
+    """A tensor: `input_ids int64[batch, seq]`; one whose value is fixed: `axes int64[1] = [0]`.
+
+    One that is the value of a size: `past int64[], the size past`.
+    """
+    if spec.binds is not None:
+        return f"{spec.name} {spec}, the size {spec.binds}"
     if (value := spec.array) is None:
         return f"{spec.name} {spec}"
     from tunesmith.runtime.manifest import array_text
@@ -69,12 +76,35 @@ def compile_summary(manifest: Manifest, path: Path, took: float, size: int) -> l
     lines += graph_lines(report)
     if manifest.symbols:
         lines.append(f"dims      {symbols_text(manifest.symbols)}")
-    lines += [*memory_lines(manifest), *tolerance_lines(manifest)]
+    lines += [*cache_lines(manifest), *memory_lines(manifest), *tolerance_lines(manifest)]
     target = manifest.target
     lines.append(f"target    {target.cpu} ({target.triple}), {_count(target.threads, 'thread')}")
     lines.append(f"written   {path} ({megabytes(size)})")
     lines.append(f"run it    tunesmith run {path} --inputs in.npz --outputs out.npz")
     return lines
+
+
+def cache_lines(manifest: Manifest) -> list[str]:
+    """The caches that are written in place, and the bytes of their buffers."""
+    if not manifest.caches:
+        return []
+    names = {cache.input for cache in manifest.caches}
+    total: Dim = 0
+    for spec in manifest.inputs:
+        if spec.name in names:
+            total = total + _bytes(spec)
+    rows = {t.dims[c.axis] for c in manifest.caches for t in manifest.inputs if t.name == c.input}
+    room = " or ".join(map(str, sorted(rows, key=str)))
+    taken = megabytes(total) if isinstance(total, int) else f"{total} bytes"
+    return [f"caches    {_count(len(names), 'buffer')} of {room} rows, written in place: {taken}"]
+
+
+def _bytes(spec: TensorSpec) -> Dim:
+    """The bytes of a tensor, in symbols."""
+    from tunesmith.runtime.manifest import DTYPES
+
+    sizes = (size if isinstance(size, int) else dim(Sym(size)) for size in spec.dims)
+    return product(sizes) * DTYPES[spec.dtype]
 
 
 def memory_lines(manifest: Manifest) -> list[str]:

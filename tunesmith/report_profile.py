@@ -83,15 +83,19 @@ def group_rows(
 ) -> list[Group]:
     """Groups of rows, the longest first, with the median of the times or the least of them.
 
-    A kernel stands under the last node it came from, whose result it writes.
+    A kernel stands under the last node it came from, whose result it writes. Where a probe ran, the
+    roofline of a round is what the machine reached around it, and a group has the median of the
+    shares of the rounds: clocks that change from one round to the next cancel out.
     """
     members: dict[tuple[bool, str], list[KernelTime]] = {}
     for row in profile.rows:
         members.setdefault((row.is_kernel, GROUPINGS[by](row)), []).append(row)
     total = sum(_taken(row, least) for row in profile.rows)
     streamed = _streamed(profile, peaks)
+    rounds = [] if peaks is None or least else [_reached(peaks, row) for row in profile.beside]
     groups = [
-        _group(name, rows, peaks, total, least, streamed) for (_, name), rows in members.items()
+        _group(name, rows, peaks, rounds, total, least, streamed)
+        for (_, name), rows in members.items()
     ]
     return sorted(groups, key=lambda group: -group.seconds)
 
@@ -101,11 +105,12 @@ def peaks_beside(peaks: Peaks, profile: Profile, *, least: bool = False) -> Peak
     if not profile.beside:
         return peaks
     pick = max if least else median
-    return replace(
-        peaks,
-        gflops=pick(row["gflops"] for row in profile.beside),
-        memory_gbs=pick(row["memory_gbs"] for row in profile.beside),
-    )
+    names = ("gflops", "memory_gbs")
+    return _reached(peaks, {name: pick(row[name] for row in profile.beside) for name in names})
+
+
+def _reached(peaks: Peaks, rates: Mapping[str, float]) -> Peaks:
+    return replace(peaks, gflops=rates["gflops"], memory_gbs=rates["memory_gbs"])
 
 
 def _taken(row: KernelTime, least: bool) -> float:
@@ -121,6 +126,7 @@ def _group(
     name: str,
     rows: Sequence[KernelTime],
     peaks: Peaks | None,
+    rounds: Sequence[Peaks],
     total: float,
     least: bool,
     streamed: bool,
@@ -132,6 +138,10 @@ def _group(
         if need is not None:
             by_bound[need[1]] = by_bound.get(need[1], 0.0) + need[0]
     known = None not in needs
+    needed = sum(by_bound.values())
+    if known and rounds and all(len(row.each) == len(rounds) for row in rows):
+        shares = [_share(rows, number, at, streamed) for number, at in enumerate(rounds)]
+        needed = seconds * median(shares)
     return Group(
         name=name,
         kind=rows[0].kind if len({row.kind for row in rows}) == 1 else "several",
@@ -141,10 +151,17 @@ def _group(
         share=seconds / total if total else 0.0,
         flops=_sum(row.flops for row in rows),
         nbytes=_sum(row.nbytes for row in rows),
-        least_needed=sum(by_bound.values()) if known else None,
+        least_needed=needed if known else None,
         bound=max(by_bound, key=by_bound.__getitem__, default="") if known else "",
         sources=tuple(dict.fromkeys(source for row in rows for source in row.sources)),
     )
+
+
+def _share(rows: Sequence[KernelTime], number: int, peaks: Peaks, streamed: bool) -> float:
+    """The part of the roofline that rows reach in one round."""
+    needs = (_needed(row, peaks, streamed) for row in rows)
+    taken = sum(row.each[number] for row in rows)
+    return sum(need[0] for need in needs if need is not None) / taken if taken else 0.0
 
 
 def _needed(row: KernelTime, peaks: Peaks | None, streamed: bool) -> tuple[float, str] | None:

@@ -80,7 +80,8 @@ def as_json(tuned: Tuned, path: Path, took: float) -> dict[str, Json]:
         })  # fmt: skip
     return {
         "artifact": str(path), "seconds_of_tuning": took,
-        "seconds_to_first_trial": tuned.ready, "trials": tuned.tuner.measured,
+        "seconds_to_first_trial": tuned.ready, "seconds_to_first_result": tuned.first,
+        "trials": tuned.tuner.measured,
         "sizes": {**tuned.plan.sizes}, "untuned": tuned.whole[0], "tuned": tuned.whole[1],
         "kernels": kernels, "curve": [[*point] for point in tuned.tuner.curve],
     }  # fmt: skip

@@ -10,8 +10,9 @@ from tunesmith.children import answer_of_child
 from tunesmith.ir.diagnostics import BackendError, CompilerError
 from tunesmith.ir.dims import Dim, evaluate_dim
 from tunesmith.oracle import Arrays, Session, compare
-from tunesmith.random_inputs import make_inputs, sizes_to_verify
+from tunesmith.random_inputs import fitting, make_inputs, sizes_to_verify
 from tunesmith.runtime import Artifact, load
+from tunesmith.runtime.cache import plain_inputs
 from tunesmith.runtime.manifest import Json, Manifest
 
 __all__ = ["check_in_child"]
@@ -54,7 +55,8 @@ def _check(artifact: Artifact, oracle: Callable[[], Session], work: Dim) -> dict
         bounds = {t.name: t.rows for t in manifest.inputs if t.rows is not None}
         feeds = make_inputs(manifest.inputs, held, seed=number, bounds=bounds)
         try:
-            theirs = session.run({n: feeds[n] for n in session.input_names if n in feeds})
+            plain = plain_inputs(manifest, feeds)
+            theirs = session.run({n: plain[n] for n in session.input_names if n in plain})
         except CompilerError as error:  # random indices may lie outside of a dynamic table
             return {"passed": None, "skipped": error.message}
         trials.append((held, feeds, theirs))
@@ -81,4 +83,4 @@ def _affordable(manifest: Manifest, sizes: Mapping[str, int], work: Dim) -> dict
         if held[name] == least[name]:
             break
         held[name] = max(least[name], held[name] // 2)
-    return held
+    return fitting(manifest, held)

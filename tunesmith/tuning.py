@@ -58,7 +58,8 @@ class Tuned:
     whole: tuple[float, float]  # seconds of a run, untuned and tuned, in turns
     used: dict[str, Record] = field(default_factory=dict)  # by the kernel's name
     dropped: list[str] = field(default_factory=list)  # kernels that won alone, not in the model
-    ready: float = 0.0  # seconds until the first trial began
+    ready: float = 0.0  # seconds until the first trial began: its kernel was built next
+    first: float | None = None  # seconds until the first trial was measured, if there was one
 
 
 def plan_tuning(
@@ -165,7 +166,14 @@ def tune_model(
     those = workers(plan) if workers is not None else _workers_of(where, plan)
     try:
         interrupt = threading.Event()
-        tuner = Tuner(plan.tasks, those, store, goal, told=told, search=find_search(search),
+        first: list[float] = []
+
+        def heard(tuner: Tuner) -> None:
+            if not first:
+                first.append(time.perf_counter() - start)
+            told(tuner)
+
+        tuner = Tuner(plan.tasks, those, store, goal, told=heard, search=find_search(search),
                       stopped=interrupt.is_set)  # fmt: skip
         ready = time.perf_counter() - start
         with suppress(KeyboardInterrupt), _remembered(interrupt):
@@ -174,7 +182,8 @@ def tune_model(
             tuner.choose()
     finally:
         those.close()
-    tuned = Tuned(plan.artifact, plan, tuner, (plan.seconds, plan.seconds), ready=ready)
+    tuned = Tuned(plan.artifact, plan, tuner, (plan.seconds, plan.seconds), ready=ready,
+                  first=first[0] if first else None)  # fmt: skip
     with suppress(KeyboardInterrupt):  # then it is the untuned artifact
         _finish(tuned, compiled, where, verify=verify, progress=progress)
     return tuned

@@ -86,10 +86,17 @@ class Evaluator:
         return self.known[value](index) if value in self.known else self._compute(value, index)
 
     def finish(
-        self, node: Node, output: Value, store: tirx.Buffer, index: Index, value: Prim
+        self,
+        node: Node,
+        output: Value,
+        store: tirx.Buffer,
+        index: Index,
+        value: Prim,
+        place: Prim | None = None,
     ) -> None:
         """Store an element of `node` through the epilogue that ends in `output`.
 
+        Its place is that in the whole of `output`, or `place` where `store` is less than that.
         Reshapes on the way keep the row-major place; a transpose can only be the last step.
         """
         last = output.producer
@@ -107,7 +114,7 @@ class Evaluator:
             parts = at.axes()
             turned_parts = [parts[axis] for axis in perm if isinstance(axis, int)]
             index = Index.of(output.type.shape, turned_parts, self.sizes)
-        T.buffer_store(store, value, [index.flat()])
+        T.buffer_store(store, value, [index.flat() if place is None else place])
 
     def guarded(self, condition: Prim, yes: Callable[[], Prim], no: Callable[[], Prim]) -> Prim:
         """`yes` where the condition holds, else `no`; only the one that is chosen is evaluated."""

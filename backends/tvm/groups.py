@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from tunesmith.ir.dims import bounds
 from tunesmith.ir.graph import Graph, Node, Value
+from tunesmith.ir.in_place import overwritten
+from tunesmith.ir.target import Machine
 
+from .chains import join_chains
 from .evaluator import can_inline
 from .kernels.movement import is_guarded
 from .legalize import has_windows, is_row_operator
@@ -28,11 +31,11 @@ class Group:
     epilogue alone, and others with results of their own.
     """
 
-    kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul, loops or bind
+    kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul, loops, write or bind
     anchor: Node
     epilogue: list[Node] = field(default_factory=list)
     by_rows: bool = False  # attention: the result is stored as [B, T, H, E]
-    feeding: list[Group] = field(default_factory=list)  # gemm: what only this epilogue reads
+    feeding: list[Group] = field(default_factory=list)  # gemm, conv: what only this one reads
     siblings: list[Group] = field(default_factory=list)  # gemm: further results of the kernel
 
     @property
@@ -57,6 +60,11 @@ class Group:
         return [value for part in self.parts for value in part.last.results]
 
     @property
+    def overwritten(self) -> Value | None:
+        """The value whose memory the kernel writes to, instead of memory of its own."""
+        return overwritten(self.anchor)
+
+    @property
     def last(self) -> Node:
         """The node in whose place the kernel runs."""
         return self.epilogue[-1] if self.epilogue else self.anchor
@@ -78,6 +86,8 @@ def kind_of(node: Node) -> str:
         return node.op.name
     if "binds" in node.op.traits:
         return "bind"
+    if overwritten(node) is not None:
+        return "write"
     if is_row_operator(node):
         return "rows"
     if has_windows(node):
@@ -100,24 +110,24 @@ def is_costly(node: Node) -> bool:
     return node.op.name in _COSTLY or node.op.is_composite
 
 
-def form_groups(graph: Graph) -> Plan:
+def form_groups(graph: Graph, machine: Machine) -> Plan:
     """Fuse elementwise chains into the kernels before them, and the rest into those after them.
 
     A chain hangs on a value with a single reader, or all readers of its values end in one node, so
     nothing outside the kernel can depend on the inside and feed it again: every group is convex.
     """
-    groups = _with_epilogues(graph)
-    owner = {node: group for group in groups for node in (group.anchor, *group.epilogue)}
+    groups = join_chains(_with_epilogues(graph), machine)
+    last = {group.last: group for group in groups}
+    parts = [part for group in groups for part in group.products]
+    owner = {node: part for part in parts for node in (part.anchor, *part.epilogue)}
     in_memory = _materialized(graph, owner)
     result: list[Group] = []
     for node in graph.nodes:
         if node.op.name == "constant":
             continue
-        group = owner.get(node)
-        if group is not None:
-            if node is group.last:
-                result.append(group)
-        elif node.result in in_memory:
+        if node in last:
+            result.append(last[node])
+        elif node not in owner and node.result in in_memory:
             result.append(Group("elementwise", node))
     return Plan(result, in_memory | {v for group in groups for v in group.outputs})
 
@@ -135,7 +145,7 @@ def _with_epilogues(graph: Graph) -> list[Group]:
             group = Group(kind, node)
             order[group] = len(groups)
             groups.append(group)
-            if kind not in ("loops", "bind") and len(node.results) == 1:
+            if kind not in ("loops", "write", "bind") and len(node.results) == 1:
                 tail[node.result] = group
             continue
         joined, nodes = _join(node, tail, order), [node]
@@ -315,6 +325,8 @@ def _role(user: Node, operand: int, group: Group) -> str:
         return "stream" if x is not None and x.type.size == user.result.type.size else "repeated"
     if group.kind == "bind":
         return "output"  # it is read outside of kernels
+    if group.kind == "write":
+        return "output" if operand == 0 else "stream"
     if group.kind == "attention":
         if operand in (1, 2) and _is_long(user):
             return "keys"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tunesmith.ir.builder import trace
 from tunesmith.ir.dims import product
 from tunesmith.ir.graph import Graph, Node, Value
+from tunesmith.ir.in_place import kept_outputs, overwritten, storage_of, surely_fits
 from tunesmith.ir.ops import OPS
 from tunesmith.ir.rewriter import Rewriter
 from tunesmith.ir.types import DType
@@ -52,7 +53,7 @@ def has_windows(node: Node) -> bool:
 def has_kernel(node: Node) -> bool:
     """Whether the backend runs this composite as it is."""
     name = node.op.name
-    if "elementwise" in node.op.traits or is_row_operator(node):
+    if "elementwise" in node.op.traits or is_row_operator(node) or overwritten(node) is not None:
         return True
     operands = node.present_operands
     if name == "rotary":
@@ -76,8 +77,12 @@ def has_kernel(node: Node) -> bool:
 
 
 def legalize(graph: Graph) -> bool:
-    """Inline composites without a kernel, and give products by a constant matrix theirs."""
+    """Inline composites without a kernel, and give products by a constant matrix theirs.
+
+    Outputs that lie in inputs are left out: writing in place is all that there is to do.
+    """
     rewriter = Rewriter(graph)
+    _drop_kept(graph, rewriter)
     pending = True
     while pending:
         pending = False
@@ -99,6 +104,25 @@ def legalize(graph: Graph) -> bool:
     _turn_masks(graph, rewriter)
     _copy_outputs(graph, rewriter)
     return rewriter.changed
+
+
+def _drop_kept(graph: Graph, rewriter: Rewriter) -> None:
+    """Take outputs that lie in inputs out of the graph, and let only sound writes be in place.
+
+    These are writes to an input that an output keeps, whose end whoever runs the graph checks, and
+    writes to a value of the graph that surely end inside it. Others copy.
+    """
+    kept = kept_outputs(graph)
+    roots = {each.input for each in kept}
+    rewriter.drop_outputs({each.output for each in kept})
+    for node in list(graph.nodes):
+        taken = overwritten(node)
+        if taken is None or taken in roots:
+            continue
+        if storage_of(taken).producer is None or not surely_fits(node):
+            body = trace(node.op, [v.type for v in node.present_operands], node.attributes)
+            builder = rewriter.before(node)
+            rewriter.replace_node(node, builder.inline(body, node.operands))
 
 
 def _is_narrow(node: Node) -> bool:

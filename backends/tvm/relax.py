@@ -41,7 +41,7 @@ def lower_graph(graph: Graph, target: Target, records: TuningRecords | None = No
     Inside, every tensor is flat; inputs and outputs have their shapes. The parameters of `main`
     are the inputs of the graph, then the weights, in the order of `Lowered.weights`.
     """
-    plan = join_products(form_groups(graph), target.machine)
+    plan = join_products(form_groups(graph, target.machine), target.machine)
     kernels = [build_kernel(group, plan.in_memory, target.machine) for group in plan.groups]
     if records is not None:
         for kernel in kernels:
@@ -131,8 +131,10 @@ class _Module:
         """The module: inputs as flat views, the kernels in order, outputs with their shapes."""
         with self.builder.function("main", [*params, *slots.values()]):
             with self.builder.dataflow():
+                used = {value for kernel in self.kernels for value in kernel.reads}
+                used |= {v for k in self.kernels if (v := k.group.overwritten) is not None}
                 for value, var in zip(self.graph.inputs, params, strict=True):
-                    if any(value in kernel.reads for kernel in self.kernels):
+                    if value in used:
                         self.flat[value] = self._view(var, (value.type.size,), value.type)
                 for kernel in self.kernels:
                     if kernel.group.kind == "bind":
@@ -155,7 +157,12 @@ class _Module:
 
     def _largest(self) -> float:
         """Bytes of the largest result at the greatest sizes."""
-        results = [value for kernel in self.kernels for value in kernel.group.outputs]
+        results = [
+            value
+            for kernel in self.kernels
+            for value in kernel.group.outputs
+            if kernel.group.overwritten is None
+        ]
         most = [(bounds(v.type.size)[1], v.type.dtype.bytes) for v in results]
         return max((inf if size is None else size * width for size, width in most), default=0)
 
@@ -203,6 +210,13 @@ class _Module:
             use = kernel.weight_use(value)
             arguments.append(self.flat[value] if use is None else slots[use.key])
         arguments += [self.sizes.expr(dim(symbol)) for symbol in kernel.symbols]
+        self.table.append(_row(kernel, name))
+        taken = kernel.group.overwritten
+        if taken is not None:  # calls stay in their order, so this one is before its readers'
+            memory = self.flat[kernel.group.anchor.result] = self.flat[taken]
+            call = relax.call_pure_packed(name, *arguments, memory, ty_args=relax.TupleType([]))
+            self.builder.emit(call)
+            return
         types = [
             relax.TensorType((self.sizes.expr(v.type.size),), TVM_DTYPE[v.type.dtype])
             for v in kernel.group.outputs
@@ -215,7 +229,6 @@ class _Module:
                 if len(outputs) == 1
                 else self.builder.emit(relax.TupleGetItem(result, number))
             )
-        self.table.append(_row(kernel, name))
 
 
 def _tie_tables(kernels: list[Kernel]) -> None:
@@ -252,7 +265,9 @@ def _row(kernel: Kernel, name: str) -> dict[str, Json]:
         operations = operations + flops(node)
     moved: Dim = 0
     weights: Dim = 0
-    for value in (*kernel.reads, *kernel.packed[1:], *kernel.group.outputs):
+    taken = kernel.group.overwritten
+    written = kernel.group.outputs if taken is None else kernel.group.anchor.operands[1:]
+    for value in (*kernel.reads, *kernel.packed[1:], *(v for v in written if v is not None)):
         size = _elements(value, kernel) * value.type.dtype.bytes
         moved = moved + size
         weights = weights + (size if value.constant is not None else 0)

@@ -1,4 +1,4 @@
-"""The board as a picture: every engine's latency over that of the best peer."""
+"""The board as a picture: every engine's latency over ours, each in a run with it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.board.records import RowRecord
-from benchmarks.board.verdicts import best_peer, statistics_of
-from benchmarks.peers import PEERS
+from benchmarks.board.runs import entry_of
+from benchmarks.board.verdicts import best_peer, ratio_of, reference_of, statistics_of
+from benchmarks.peers import DYNAMIC, PEERS, STATIC
 
 __all__ = ["draw", "missing"]
 
@@ -35,7 +36,7 @@ def missing() -> str:
 
 def draw(rows: Mapping[str, RowRecord], facts: Mapping[str, str], path: Path) -> bool:
     """Write the PNG: a panel for each number of threads; False if there is nothing to show."""
-    shown = [record for record in rows.values() if best_peer(record)]
+    shown = [r for r in rows.values() if best_peer(r) and _ratio(r, reference_of(r)) is not None]
     counts = sorted({record["threads"] for record in shown})
     if not shown:
         return False
@@ -53,7 +54,7 @@ def draw(rows: Mapping[str, RowRecord], facts: Mapping[str, str], path: Path) ->
         )  # fmt: skip
         for place, count in zip(axes[0], counts, strict=True):
             _panel(place, [r for r in shown if r["threads"] == count], count)
-        used = [n for n in PEERS if any(_median(record, n) for record in shown)]
+        used = [n for n in PEERS if any(_ratio(record, n) for record in shown)]
         marks = [
             pyplot.Line2D([], [], color=STYLES[n][0], marker=STYLES[n][1], linestyle="",
                           markersize=8, fillstyle=_fill(n), label=PEERS[n].title)
@@ -62,7 +63,7 @@ def draw(rows: Mapping[str, RowRecord], facts: Mapping[str, str], path: Path) ->
         figure.legend(handles=marks, loc="outside lower center", ncols=3 if len(counts) == 1 else 5,
                       frameon=False)  # fmt: skip
         dates = sorted({record["date"] for record in shown})
-        figure.suptitle(f"Latency over that of the best peer: left of 1 is faster\n"
+        figure.suptitle(f"Latency over that of {PEERS[STATIC].title}: right of 1 is slower\n"
                         f"{facts.get('cpu', '')}; {dates[-1]}", fontsize=11)  # fmt: skip
         figure.savefig(path, dpi=130)
         pyplot.close(figure)
@@ -73,14 +74,11 @@ def _panel(place: Any, records: Sequence[RowRecord], threads: int) -> None:
     place.set_title(f"{threads} thread{'s' if threads > 1 else ''}", fontsize=11)
     place.axvline(1.0, color="black", linewidth=1)
     for height, record in enumerate(records):
-        peer = best_peer(record)
-        base = _median(record, peer) if peer else None
         place.axhline(height, color="#dddddd", linewidth=0.8, zorder=0)
         for name in PEERS:
-            median = _median(record, name)
-            if not median or not base:
+            ratio, (color, marker) = _ratio(record, name), STYLES[name]
+            if ratio is None:
                 continue
-            ratio, (color, marker) = median / base, STYLES[name]
             ours = PEERS[name].ours
             place.plot(min(ratio, MOST), height, color=color, marker=marker, fillstyle=_fill(name),
                        markersize=10 if ours else 7, alpha=1.0 if ours else 0.85,
@@ -93,25 +91,25 @@ def _panel(place: Any, records: Sequence[RowRecord], threads: int) -> None:
     ticks = [0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, MOST]
     place.set_xticks(ticks, [f"{t:g}" for t in ticks])
     place.minorticks_off()
-    place.set_xlabel("latency / latency of the best peer (log scale)")
-    labels = [f"{r['row']}\n{_best(r)}" for r in records]
+    place.set_xlabel("latency / latency of ours in the same rounds (log scale)")
+    labels = [f"{r['row']}\n{_ours(r)}" for r in records]
     place.set_yticks(range(len(records)), labels, fontsize=8)
     place.set_ylim(len(records) - 0.5, -0.5)
     for side in ("top", "right"):
         place.spines[side].set_visible(False)
 
 
-def _best(record: RowRecord) -> str:
-    peer = best_peer(record)
-    median = _median(record, peer) if peer else None
-    return f"best peer {median:.3g} ms" if median else ""
+def _ours(record: RowRecord) -> str:
+    """What 1 is."""
+    ours = reference_of(record)
+    entry = record["engines"].get(ours) or entry_of(record, ours)
+    found = statistics_of(entry) if entry is not None else None
+    return f"{found.median_ms:.3g} ms" if found is not None else ""
 
 
 def _fill(name: str) -> str:
-    return "none" if name == "tunesmith" else "full"
+    return "none" if name == DYNAMIC else "full"
 
 
-def _median(record: RowRecord, name: str) -> float | None:
-    entry = record["engines"].get(name)
-    found = statistics_of(entry) if entry is not None else None
-    return found.median_ms if found is not None else None
+def _ratio(record: RowRecord, name: str) -> float | None:
+    return ratio_of(record, name, reference_of(record))

@@ -19,6 +19,7 @@ from benchmarks.spine_facts import ROOT
 
 __all__ = ["Child", "ChildError", "busy_seconds", "environment"]
 
+WORKER = "benchmarks.board.worker"
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -48,7 +49,7 @@ class Child:
         self._pending = b""
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.board.worker", engine, str(job)],
+                [sys.executable, "-m", WORKER, engine, str(job)],
                 cwd=ROOT, env=dict(settings), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=stream, start_new_session=True,
             )  # fmt: skip

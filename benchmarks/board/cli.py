@@ -1,7 +1,7 @@
 """`python -m benchmarks.board`: measure the rows, and write JSON, Markdown and a picture.
 
-What was measured is on disk after every row. A run that measures a part of the rows keeps the
-others, unless they come from another processor.
+What was measured is on disk after every row. A run that measures a part of the rows, or of the
+engines of a row, keeps the others, unless they come from another processor.
 """
 
 from __future__ import annotations
@@ -17,9 +17,16 @@ from pathlib import Path
 
 from benchmarks.board import chart
 from benchmarks.board.measure import Options, Workplace, cores_for, measure
-from benchmarks.board.records import RowRecord, key_of, read_board, write_board
+from benchmarks.board.records import (
+    RowRecord,
+    facts_of_board,
+    key_of,
+    read_board,
+    write_board,
+)
 from benchmarks.board.render import render
 from benchmarks.board.rows import ROWS, SMOKE, BoardRow, choose
+from benchmarks.board.runs import merge
 from benchmarks.board.verdicts import verdict
 from benchmarks.peers import DYNAMIC, PEERS, STATIC
 from benchmarks.spine_facts import ROOT, commit, gather, now
@@ -37,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--rows", nargs="+", default=["*"], metavar="GLOB", help="such as 'bert-base/*'")
     add("--engines", default="", metavar="NAMES",
-        help=f"with commas between them, of {', '.join(PEERS)}")  # fmt: skip
+        help=f"with commas between them, of {', '.join(PEERS)}; without one of ours, {STATIC} is"
+             " measured as well: a ratio needs both in the same rounds")  # fmt: skip
     add("--threads", default="1,2", metavar="COUNTS", help="such as 1,2")
     add("--rounds", type=int, default=0, help="of interleaved blocks: 9, or 2 in a smoke")
     add("--seconds", type=float, default=3.0, help="timed runs of each engine, all rounds together")
@@ -64,12 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no row is called {' or '.join(chosen.rows)}")
     if unknown := [name for name in engines if name not in PEERS]:
         parser.error(f"no engine is called {unknown[0]}: one of {', '.join(PEERS)}")
+    if not any(PEERS[name].ours for name in engines):
+        engines = (STATIC, *engines)
     if chosen.list:
         return _list(rows)
     allowed = sorted(os.sched_getaffinity(0))
     threads = [int(count) for count in chosen.threads.split(",") if int(count) <= len(allowed)]
     out: Path = chosen.out or ROOT / ("out/board" if chosen.smoke else "docs/board")
-    facts = gather()
+    facts = facts_of_board(out / "board.json") if chosen.render else gather()
     board = {} if chosen.fresh else read_board(out / "board.json", facts)
     options = Options(
         engines=engines, rounds=chosen.rounds or (2 if chosen.smoke else 9),
@@ -86,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for row in same:
                     for count in threads:
                         record = _row(row, count, cores_for(count, allowed), options, place)
-                        board[record["key"]] = record
+                        board[record["key"]] = merge(board.get(record["key"]), record)
                         good &= _is_good(record)
                         _write(out, board, facts)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import subprocess
@@ -20,7 +21,7 @@ from benchmarks.board.inputs import FACTS, INPUTS, REFERENCE, Facts
 from benchmarks.board.records import EngineRecord, Quiet, RowRecord
 from benchmarks.board.rows import BoardRow
 from benchmarks.peers import PEERS
-from benchmarks.peers_contract import Job, Peer
+from benchmarks.peers_contract import SLOW_SECONDS, SLOW_TIMES, Job, Peer
 from benchmarks.spine_facts import ROOT
 from tunesmith.oracle import compare
 
@@ -28,6 +29,8 @@ __all__ = ["Options", "Workplace", "cores_for", "measure", "prepare"]
 
 SETTLE_SECONDS = 0.15  # workers of ONNX Runtime were seen to spin for 65 to 100 ms after a run
 MOST_RUNS = 5000  # in a block
+FAR = 4.0  # times longer than the rest: no first run is that for what it maps and sets up alone
+LONG = 1.0  # seconds: longer runs need no run before the timed ones, and one in a block is enough
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Options:
     seed: int = 0
     build_limit: float = 900.0
     load_limit: float = 900.0  # some engines compile while they load
-    run_limit: float = 60.0  # one run that takes longer is not waited for
-    slow: float = 3.0  # one run that takes longer is not repeated in rounds
+    run_limit: float = 60.0  # one run that takes longer is not waited for, except the first
+    slow: float = SLOW_SECONDS  # with SLOW_TIMES; who is slower runs once
     cold: bool = True  # compile with an empty cache
 
 
@@ -60,7 +63,8 @@ class _Live:
 
     child: Child
     record: EngineRecord
-    count: int  # runs in a block
+    each: float  # seconds of a run
+    count: int = 0  # runs in a block
 
 
 def measure(
@@ -96,12 +100,14 @@ def measure(
             try:
                 home = _build(peer, job, row, options, place, entry)
                 child = stack.enter_context(_child(peer, home, place, options))
-                count = _get_ready(child, home, folder / REFERENCE, options, entry)
+                quickest = min((e.each for e in live.values()), default=math.inf)
+                slow = max(options.slow, SLOW_TIMES * quickest)
+                each = _get_ready(child, home, folder / REFERENCE, options, entry, slow)
             except ChildError as error:
                 entry["state"], entry["why"] = error.kind, str(error)
                 continue
-            if count:
-                live[name] = _Live(child, entry, count)
+            if entry["state"] == "timed":
+                live[name] = _Live(child, entry, each, _count(each, options))
             else:
                 child.stop()
         progress("rounds")
@@ -171,32 +177,41 @@ def _build_once(peer: Peer, home: Job, options: Options, place: Workplace) -> fl
 
 
 def _get_ready(
-    child: Child, job: Job, reference: Path, options: Options, entry: EngineRecord
-) -> int:
-    """Load, check and warm up an engine: how many runs a block of it has, 0 for none."""
+    child: Child, job: Job, reference: Path, options: Options, entry: EngineRecord, slow: float
+) -> float:
+    """Load, check and warm up an engine: the seconds of a run.
+
+    Its state is `timed` if it is to take part in rounds; one run that takes longer than `slow` is
+    all that is known of it.
+    """
     loaded = child.ask("load", options.load_limit + options.run_limit)
     entry["import_ms"], entry["load_ms"] = loaded["import_ms"], loaded["load_ms"]
     entry["first_ms"], entry["before_mb"] = loaded["first_ms"], loaded["before_mb"]
     entry["file_mb"], entry["engaged"] = loaded["file_bytes"] / 1e6, loaded["engaged"]
     entry["build_s"] = loaded["build_s"] or entry.get("build_s")
-    if loaded["first_ms"] > 1e3 * options.run_limit:
-        raise ChildError("slow", f"one run took {loaded['first_ms'] / 1e3:.0f} s")
     found = job.inputs.with_name(f"{child.engine}.npz")
     child.ask("outputs", options.run_limit, path=str(found))
     entry["max_abs"], wrong = _differences(found, reference)
     if wrong:
         entry["state"], entry["why"] = "wrong", wrong
-        return 0
-    warm = child.ask("warm", options.run_limit * 4, slow_s=options.slow)
-    each: float = warm["each_s"]
-    entry["state"], entry["why"] = "timed", ""
-    if each > options.slow:
-        entry["state"], entry["why"] = "slow", f"one run takes {each:.0f} s: not in rounds"
-        entry["samples_ms"] = [warm["samples_ms"]]
+        return 0.0
+    samples = [loaded["first_ms"]]
+    each: float = loaded["first_ms"] / 1e3
+    if each <= FAR * slow:
+        warm = child.ask("warm", options.run_limit * 4, slow_s=slow)
+        each, samples = warm["each_s"], warm["samples_ms"]
+    entry["state"], entry["why"], entry["samples_ms"] = "timed", "", []
+    if each > slow:
+        entry["state"] = "slow"
+        entry["why"] = f"one run took {each:.0f} s, more than {SLOW_TIMES:g} times the quickest"
+        entry["samples_ms"] = [samples]
         entry["peak_mb"] = child.ask("memory", 10)["peak_mb"]
-        return 0
-    entry["samples_ms"] = []
-    wanted = max(options.least_runs, options.seconds / max(each, 1e-6))
+    return each
+
+
+def _count(each: float, options: Options) -> int:
+    """How many runs a block has of an engine that takes `each` seconds."""
+    wanted = max(options.least_runs if each < LONG else 1, options.seconds / max(each, 1e-6))
     return min(MOST_RUNS, max(1, -int(-wanted // options.rounds)))
 
 
@@ -242,7 +257,8 @@ def _block(engine: _Live, options: Options) -> None:
     if engine.record["state"] != "timed":
         return
     try:
-        answer = engine.child.ask("run", engine.count * options.run_limit, count=engine.count)
+        answer = engine.child.ask("run", (engine.count + 1) * options.run_limit,
+                                  count=engine.count, warm=engine.each < LONG)  # fmt: skip
     except ChildError as error:
         engine.record["state"], engine.record["why"] = error.kind, str(error)
         del engine.record["samples_ms"]

@@ -9,7 +9,15 @@ from typing import NotRequired, TypedDict, cast
 
 from benchmarks.spine_rows import write_text
 
-__all__ = ["EngineRecord", "Quiet", "RowRecord", "key_of", "read_board", "write_board"]
+__all__ = [
+    "EngineRecord",
+    "Quiet",
+    "RowRecord",
+    "facts_of_board",
+    "key_of",
+    "read_board",
+    "write_board",
+]
 
 
 class EngineRecord(TypedDict):
@@ -59,6 +67,8 @@ class RowRecord(TypedDict):
     engines: dict[str, EngineRecord]
     quiet: NotRequired[Quiet]
     seconds: NotRequired[float]
+    number: NotRequired[int]  # among the runs of this row: later ones have greater numbers
+    others: NotRequired[list[RowRecord]]  # its other runs; see `runs.merge`
 
 
 def key_of(row: str, threads: int) -> str:
@@ -78,6 +88,14 @@ def read_board(path: Path, facts: Mapping[str, str]) -> dict[str, RowRecord]:
     if board["facts"].get("cpu") != facts.get("cpu"):
         return {}
     return {row["key"]: row for row in cast("list[RowRecord]", board["rows"])}
+
+
+def facts_of_board(path: Path) -> dict[str, str]:
+    """The machine of an earlier run, as it told; nothing if there is no such file."""
+    if not path.is_file():
+        return {}
+    board = json.loads(path.read_text(encoding="utf-8"))
+    return {name: str(value) for name, value in board["facts"].items()}
 
 
 def write_board(path: Path, rows: Mapping[str, RowRecord], facts: Mapping[str, str]) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from benchmarks.board.records import EngineRecord, RowRecord
+from benchmarks.board.records import RowRecord
+from benchmarks.board.runs import entry_of, is_timed, run_with, runs_of
 from benchmarks.board.verdicts import (
     Verdict,
     best_peer,
     bounds,
     is_quiet,
     means,
+    ratio_of,
+    reference_of,
     statistics_of,
     verdict,
 )
 from benchmarks.peers import DYNAMIC, PEERS, STATIC, TUNED
+from benchmarks.peers_contract import SLOW_SECONDS, SLOW_TIMES
 
 __all__ = ["render"]
 
@@ -26,13 +30,22 @@ our median over that of the best peer, with its 95 % bootstrap interval over rou
 faster. `this size` means that an engine knew the shapes when it compiled, as OpenVINO,
 `torch.compile`, IREE and TVM do too. Outputs are compared with ONNX Runtime's in every row, and a
 wrong output has no time. OpenVINO computes in f32, `torch.compile` with frozen weights; IREE and
-TVM get the graph after ONNX Runtime's basic clean-up, without which they import few of them."""
+TVM get the graph after ONNX Runtime's basic clean-up, without which they import few of them. An
+engine of which one run takes more than {slow:g} times as long as the quickest engine's, and more
+than {least:g} s, ran once: rounds would tell nothing more.
+
+Milliseconds of a row are of one run of the board, in which these engines took turns. `x 1.23` is an
+engine that another run measured beside ours, in the same rounds: it takes 1.23 times as long as
+ours there. No ratio on this page is between engines of different runs; where peers are of several,
+the best one is that with the smallest ratio to ours."""
 
 
 _DETAILS = """\
 Compile is with an empty cache, and `again` with what the first one left there; load is from the
 file to ready in a fresh process whose libraries are imported. The peak of engines that compile
-while they load (`torch.compile`, TVM) holds the compiler.
+while they load (`torch.compile`, TVM) holds the compiler. What does not depend on the number of
+threads is compiled once for all of them, and its time stands in each row. Lines with another date
+are of another run, with the engine of ours that it held the others against.
 """
 
 _QUIET = """\
@@ -44,8 +57,9 @@ besides the board did: on a quiet machine both are about 0.
 def render(rows: Mapping[str, RowRecord], facts: Mapping[str, str], chart: str = "") -> str:
     """All tables."""
     parts = ["# The board", "Written by `make board`; every sample is in `board.json`."]
-    parts += [f"![Latency of every engine over that of the best peer]({chart})"] if chart else []
-    parts += [_METHOD, *_warning(rows), "\n".join(_summary(rows)), "\n".join(_main(rows))]
+    parts += [f"![Latency of every engine over ours]({chart})"] if chart else []
+    method = _METHOD.format(slow=SLOW_TIMES, least=SLOW_SECONDS)
+    parts += [method, *_warning(rows), "\n".join(_summary(rows)), "\n".join(_main(rows))]
     parts += ["## Bounds", "\n".join(_bounds(rows))]
     parts += ["## Not timed", "\n".join(_absent(rows)) or "Every engine was timed in every row."]
     parts += ["## Details", "\n".join(_details(rows))]
@@ -79,14 +93,13 @@ def _summary(rows: Mapping[str, RowRecord]) -> Iterator[str]:
 
 
 def _main(rows: Mapping[str, RowRecord]) -> Iterator[str]:
-    names = [n for n in PEERS if any(n in record["engines"] for record in rows.values())]
+    names = [n for n in PEERS if any(entry_of(record, n) for record in rows.values())]
     head = ["row", "size", "threads", *(PEERS[n].title for n in names)]
     head += ["best peer", "ratio", "95 %", "we are", "any size / this size"]
     lines = []
     for record in rows.values():
-        known = {n: statistics_of(record["engines"][n]) for n in names if n in record["engines"]}
-        least = min((s.median_ms for s in known.values() if s), default=0.0)
-        cells = [_cell(record["engines"].get(n), least) for n in names]
+        best = _fastest(record)
+        cells = [_cell(record, name, best) for name in names]
         peer, found = best_peer(record), verdict(record)
         lines.append([
             record["row"], record["size"], str(record["threads"]), *cells,
@@ -95,14 +108,29 @@ def _main(rows: Mapping[str, RowRecord]) -> Iterator[str]:
     return _table(head, lines)
 
 
-def _cell(entry: EngineRecord | None, least: float) -> str:
+def _fastest(record: RowRecord) -> str:
+    """The engine that is fastest beside ours, or ours."""
+    ours, peer = reference_of(record), best_peer(record)
+    known = {n: ratio for n in PEERS if (ratio := ratio_of(record, n, ours)) is not None}
+    return min(known, key=known.__getitem__) if known else peer or ""
+
+
+def _cell(record: RowRecord, name: str, fastest: str) -> str:
+    """Milliseconds in the run that the row is shown by, or the ratio to ours in another one."""
+    ours = reference_of(record)
+    run = run_with(record, name, ours) or run_with(record, name)
+    entry = record["engines"].get(name)
+    if run is record or (name == ours and is_timed(entry)):
+        found = statistics_of(entry) if entry is not None else None
+        text = _ms(found.median_ms) if found is not None else ""
+    else:
+        entry, ratio = entry_of(record, name), ratio_of(record, name, ours)
+        text = "" if ratio is None else f"x {_ms(ratio)}"
     if entry is None:
         return "-"
-    found = statistics_of(entry)
-    if entry["state"] not in ("timed", "slow") or found is None:
+    if not is_timed(entry):
         return entry["state"]
-    text = _ms(found.median_ms)
-    return f"**{text}**" if found.median_ms <= least else text
+    return (f"**{text}**" if name == fastest else text) or "not beside ours"
 
 
 def _ms(value: float | None) -> str:
@@ -141,10 +169,12 @@ def _bounds(rows: Mapping[str, RowRecord]) -> Iterator[str]:
 def _absent(rows: Mapping[str, RowRecord]) -> Iterator[str]:
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for record in rows.values():
-        if record["error"]:
-            yield f"* {record['key']}: {record['error']}"
-        for name, entry in record["engines"].items():
-            if entry["state"] != "timed":
+        for run in runs_of(record):
+            if run["error"]:
+                yield f"* {record['key']}: {run['error']}"
+        for name in PEERS:
+            entry = entry_of(record, name)
+            if entry is not None and entry["state"] != "timed":
                 reason = (PEERS[name].title, entry["state"], entry["why"])
                 reasons.setdefault(reason, []).append(record["key"])
     for (title, state, why), keys in reasons.items():
@@ -154,18 +184,20 @@ def _absent(rows: Mapping[str, RowRecord]) -> Iterator[str]:
 
 
 def _details(rows: Mapping[str, RowRecord]) -> Iterator[str]:
-    head = ["row", "threads", "engine", "median ms", "p90", "p99", "spread of rounds", "runs",
-            "compile s", "again s", "load ms", "first run ms", "peak MB", "file MB",
+    head = ["row", "threads", "run", "engine", "median ms", "p90", "p99", "spread of rounds",
+            "runs", "compile s", "again s", "load ms", "first run ms", "peak MB", "file MB",
             "max abs difference"]  # fmt: skip
     lines = []
     for record in rows.values():
-        for name, entry in record["engines"].items():
+        for run, name in _shown(record):
+            entry = run["engines"][name]
             found = statistics_of(entry)
             if found is None:
                 continue
             error = entry.get("max_abs")
             lines.append([
-                record["row"], str(record["threads"]), PEERS[name].title, _ms(found.median_ms),
+                record["row"], str(record["threads"]), run["date"], PEERS[name].title,
+                _ms(found.median_ms),
                 _ms(found.p90_ms), _ms(found.p99_ms), f"{found.cv:.1%}", str(found.n),
                 _seconds(entry.get("build_s")), _seconds(entry.get("rebuild_s")),
                 _ms(entry.get("load_ms")), _ms(entry.get("first_ms")), _whole(entry.get("peak_mb")),
@@ -173,6 +205,14 @@ def _details(rows: Mapping[str, RowRecord]) -> Iterator[str]:
             ])  # fmt: skip
     yield _DETAILS
     yield from _table(head, lines)
+
+
+def _shown(record: RowRecord) -> Iterator[tuple[RowRecord, str]]:
+    """The engines of each run: all of the one that the row is shown by, what others add or need."""
+    for run in (record, *record.get("others", [])):
+        for name in run["engines"]:
+            if run is record or PEERS[name].ours or run_with(record, name) is run:
+                yield run, name
 
 
 def _seconds(value: float | None) -> str:
@@ -187,11 +227,11 @@ def _conditions(rows: Mapping[str, RowRecord]) -> Iterator[str]:
     head = ["row", "threads", "cores", "date", "commit", "rounds", "load average before",
             "idle engines, CPUs", "others, CPUs"]  # fmt: skip
     lines = []
-    for record in rows.values():
-        quiet = record.get("quiet")
+    for run in (run for record in rows.values() for run in (record, *record.get("others", []))):
+        quiet = run.get("quiet")
         lines.append([
-            record["row"], str(record["threads"]), ",".join(map(str, record["cores"])),
-            record["date"], record["commit"], str(record["rounds"]), f"{record['load']:.2f}",
+            run["row"], str(run["threads"]), ",".join(map(str, run["cores"])), run["date"],
+            run["commit"], str(run["rounds"]), f"{run['load']:.2f}",
             f"{quiet['idle']:.2f}" if quiet else "-", f"{quiet['others']:.2f}" if quiet else "-",
         ])  # fmt: skip
     yield _QUIET

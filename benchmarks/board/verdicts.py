@@ -10,12 +10,13 @@ import numpy as np
 
 from benchmarks.board.records import EngineRecord, RowRecord
 from benchmarks.board.rows import FAMILIES
+from benchmarks.board.runs import entry_of, is_timed, run_with, runs_of
 from benchmarks.peers import DYNAMIC, PEERS, STATIC
 from tunesmith import bench
 
 __all__ = [
-    "Bound", "Mean", "Verdict", "best_peer", "bounds", "is_quiet", "means", "statistics_of",
-    "verdict",
+    "Bound", "Mean", "Verdict", "best_peer", "bounds", "is_quiet", "means", "ratio_of",
+    "reference_of", "statistics_of", "verdict",
 ]  # fmt: skip
 
 EQUAL = 0.06  # an interval around 1 that is narrower says that both are as fast
@@ -70,8 +71,35 @@ class Bound:
 
 
 def _timed(record: RowRecord, name: str) -> EngineRecord | None:
-    entry = record["engines"].get(name)
-    return entry if entry is not None and entry["state"] in ("timed", "slow") else None
+    entry = entry_of(record, name)
+    return entry if is_timed(entry) else None
+
+
+def _together(
+    record: RowRecord, one: str, other: str
+) -> tuple[list[list[float]], list[list[float]]] | None:
+    """The samples of two engines by the latest run in which both took part, if both have any."""
+    run = run_with(record, one, other)
+    if run is None:
+        return None
+    left, right = run["engines"][one], run["engines"][other]
+    if not is_timed(left) or not is_timed(right):
+        return None
+    return left.get("samples_ms", []), right.get("samples_ms", [])
+
+
+def reference_of(record: RowRecord) -> str:
+    """The engine of ours that others are held against: for this size, or else for any."""
+    return STATIC if _timed(record, STATIC) else DYNAMIC
+
+
+def ratio_of(record: RowRecord, name: str, reference: str) -> float | None:
+    """The median of an engine over that of another one in the same run."""
+    both = _together(record, name, reference)
+    if both is None:
+        return None
+    mine, theirs = (bench.statistics(samples).median_ms for samples in both)
+    return mine / theirs
 
 
 def statistics_of(entry: EngineRecord) -> bench.Statistics | None:
@@ -82,29 +110,32 @@ def statistics_of(entry: EngineRecord) -> bench.Statistics | None:
 
 def is_quiet(record: RowRecord) -> bool:
     """Whether little but the engine under measurement ran; unknown counts as quiet."""
-    quiet = record.get("quiet")
-    return quiet is None or (quiet["idle"] <= QUIET_CPUS and quiet["others"] <= QUIET_CPUS)
+    return all(
+        quiet is None or (quiet["idle"] <= QUIET_CPUS and quiet["others"] <= QUIET_CPUS)
+        for quiet in (run.get("quiet") for run in runs_of(record))
+    )
 
 
-def best_peer(record: RowRecord) -> str | None:
-    """The fastest engine that is not ours."""
-    medians = {}
-    for name, peer in PEERS.items():
-        entry = _timed(record, name)
-        found = statistics_of(entry) if entry is not None and not peer.ours else None
-        if found is not None:
-            medians[name] = found.median_ms
-    return min(medians, key=medians.__getitem__) if medians else None
+def best_peer(record: RowRecord, ours: str = "") -> str | None:
+    """The engine that is not ours and is fastest beside ours, each in a run with it."""
+    ours = ours or reference_of(record)
+    peers = [name for name, peer in PEERS.items() if not peer.ours]
+    ratios = {n: ratio for n in peers if (ratio := ratio_of(record, n, ours)) is not None}
+    if not ratios:  # ours has no time: among those that took turns
+        entries = {n: record["engines"].get(n) for n in peers}
+        found = {n: statistics_of(e) for n, e in entries.items() if e is not None and is_timed(e)}
+        ratios = {n: s.median_ms for n, s in found.items() if s is not None}
+    return min(ratios, key=ratios.__getitem__) if ratios else None
 
 
 def verdict(record: RowRecord, ours: str = "", peer: str = "") -> Verdict | None:
     """Compare an engine of ours with a peer: by default the static artifact with the best one."""
-    ours = ours or (STATIC if _timed(record, STATIC) else DYNAMIC)
-    peer = peer or best_peer(record) or ""
-    left, right = _timed(record, ours), _timed(record, peer)
-    if left is None or right is None:
+    ours = ours or reference_of(record)
+    peer = peer or best_peer(record, ours) or ""
+    both = _together(record, ours, peer)
+    if both is None:
         return None
-    mine, other = left.get("samples_ms", []), right.get("samples_ms", [])
+    mine, other = both
     ratio = bench.statistics(mine).median_ms / bench.statistics(other).median_ms
     if len(mine) != len(other) or len(mine) < 2:  # one of them was too slow for rounds
         call = "slower" if ratio > 1 else "faster"
@@ -181,7 +212,7 @@ def _lost(records: Iterable[RowRecord], family: str) -> str:
         record["key"]
         for record in records
         if record["family"] == family
-        and (record["error"] or {DYNAMIC, STATIC} & record["engines"].keys())
+        and (record["error"] or any(entry_of(record, name) for name in (DYNAMIC, STATIC)))
         and not (_timed(record, DYNAMIC) or _timed(record, STATIC))
     ]
     return f"no time: {', '.join(lost)}" if lost else ""
@@ -202,14 +233,14 @@ def _dynamic(record: RowRecord) -> float | None:
 def _bert(key: str, record: RowRecord) -> float | None:
     if not record["row"].startswith("bert-base/"):
         return None
-    entries = [record["engines"].get(name) for name in (DYNAMIC, STATIC)]
+    entries = [entry_of(record, name) for name in (DYNAMIC, STATIC)]
     known = [entry.get(key) for entry in entries if entry is not None]
     return max((v for v in known if isinstance(v, float)), default=None)
 
 
 def _loading(record: RowRecord) -> float | None:
     """Loads are compared by size where a file is large enough for its size to matter."""
-    entries = [record["engines"].get(name) for name in (DYNAMIC, STATIC)]
+    entries = [entry_of(record, name) for name in (DYNAMIC, STATIC)]
     known = [
         ms * LOAD_MB / size
         for entry in entries

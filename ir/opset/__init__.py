@@ -11,3 +11,4 @@ from .math import *  # noqa: F403
 from .movement import *  # noqa: F403
 from .norm import *  # noqa: F403
 from .reduce import *  # noqa: F403
+from .storage import *  # noqa: F403

@@ -24,6 +24,7 @@ from tunesmith.backends.tvm.build import link
 from tunesmith.backends.tvm.compile import TvmBackend
 from tunesmith.backends.tvm.kernels.kernel import Kernel
 from tunesmith.backends.tvm.standalone import build_variant
+from tunesmith.ir.diagnostics import BuildError, TuneError
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 from tunesmith.ir.text import parse_graph
@@ -218,6 +219,42 @@ def test_a_builder_that_hangs_or_dies_is_one_failed_trial() -> None:
     assert [o.verdict for o in outcomes[:2]] == [Verdict.timeout, Verdict.build_failed]
     assert "signal 6" in outcomes[1].reason
     assert outcomes[2].verdict in (Verdict.ok, Verdict.slower)
+
+
+def test_a_kernel_that_cannot_be_built_as_it_is_ends_tuning() -> None:
+    """Every candidate is held against it: without it each would fail, one by one."""
+    task = task_of("gemm")
+    tried = points(task, 2)
+
+    def build(kernel: Kernel, where: Target, path: Path) -> None:
+        if kernel.chosen is None:
+            raise BuildError("no registers are left")
+        build_variant(kernel, where, path)
+
+    made = LocalWorkers(target(), SIZES, 0, build=build)
+    try:
+        with pytest.raises(TuneError, match=r"as it is could not be built: .*no registers") as told:
+            list(made.measure(task, tried, 0.01))
+    finally:
+        made.close()
+    assert told.value.where == task.name
+
+
+def test_knobs_by_analysis_are_the_kernel_as_it_is(workers: LocalWorkers) -> None:
+    """One build serves both, whichever way they are named."""
+    task = task_of("gemm")
+    base, (default, other) = workers.builders.all_of(
+        task, [dict(task.space.default), points(task, 1)[0]]
+    )
+    assert default is base and other.path != base.path and workers.builders.count == 2
+
+
+def test_the_kernel_as_it_is_is_measured_before_others_are_built(workers: LocalWorkers) -> None:
+    task = task_of("gemm")
+    outcomes = workers.measure(task, [dict(task.space.default), *points(task, 2)], 0.01)
+    first = next(outcomes)
+    assert first.checked and workers.builders.count == 1
+    assert [o.checked for o in outcomes] == [True, True] and workers.builders.count == 3
 
 
 def test_workers_end_with_their_parent() -> None:

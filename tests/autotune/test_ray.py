@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.autotune.test_local import HEAD, SIZES, points, task_of
+from tests.autotune.elsewhere import BODIES, Cases, build_body, end_orphans, processes
+from tests.autotune.test_local import SIZES
 from tests.backends.running import target
 from tests.test_layout import ROOT
-from tunesmith.autotune.records import Verdict
-from tunesmith.backends.tvm.build import link
 from tunesmith.backends.tvm.kernels.kernel import Kernel
 from tunesmith.backends.tvm.standalone import build_written, with_knobs, written
 from tunesmith.ir.diagnostics import TuneError
@@ -33,22 +32,7 @@ pytestmark = [
 ]
 
 PORT, CLIENT_PORT = 26_401, 26_402
-BODIES = {
-    "hangs": ("{ for (volatile int i = 0;; i++) {} }", Verdict.timeout),
-    "segfaults": ("{ *(volatile int*)8 = 1; return 0; }", Verdict.crashed),
-    "writes nothing": ("{ return 0; }", Verdict.wrong),
-}
 OURS = "TUNESMITH_TEST_CLUSTER"
-
-
-def processes(mark: str) -> list[int]:
-    """All that were started, by us or by them, with this mark in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"{OURS}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +68,7 @@ def mark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             while "runtime started" not in log.read_text():
                 assert nodes[-1].poll() is None and time.monotonic() < end, log.read_text()
                 time.sleep(0.2)
-        assert len(processes(mark)) > 4, "the search for orphans sees what runs"
+        assert len(processes(OURS, mark)) > 4, "the search for orphans sees what runs"
         os.environ["RAY_ADDRESS"] = f"127.0.0.1:{PORT}"
         yield mark
     finally:
@@ -93,13 +77,7 @@ def mark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-        end = time.monotonic() + 10
-        while processes(mark) and time.monotonic() < end:
-            time.sleep(0.2)
-        left = processes(mark)
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        left = end_orphans(OURS, mark, 10)
         subprocess.run(["rm", "-rf", str(folder)], check=True)
         assert not left, "nobody outlives the nodes"
 
@@ -119,42 +97,30 @@ def build_planted(bad: dict[str, str], text: str, where: Target, path: Path) -> 
         return
     if bad[text] == "dies":
         os.abort()
-    path.with_suffix(".c").write_text(HEAD + bad[text])
-    link(str(path), [str(path.with_suffix(".c"))])
+    build_body(bad[text], path)
 
 
 def check_candidates() -> None:
     """Some that compute the right thing, then each kind that does not, and one after it."""
     from tunesmith.autotune.ray_workers import Cluster, RayWorkers
 
-    task = task_of("gemm")
-    kernel = task.kernel
+    cases = Cases()
+    kernel = cases.task.kernel
     assert isinstance(kernel, Kernel) and kernel.template is not None
-    good, dying, *tried = points(task, 2 + len(BODIES))
-    texts = [written(with_knobs(kernel, kernel.template.knobs(k))) for k in (dying, *tried)]
-    assert len({*texts}) == len(texts)
-    bodies = ["dies", *(body for body, _ in BODIES.values())]
+    of = {written(with_knobs(kernel, kernel.template.knobs(k))): body for k, body in cases.bad}
+    of[written(with_knobs(kernel, kernel.template.knobs(cases.dying)))] = "dies"
+    assert len(of) == len(BODIES) + 1
     cluster = Cluster("ray", "tunesmith:lab")
     try:
         where = cluster.target(1)
         assert where == target()
-        build = partial(build_planted, dict(zip(texts, bodies, strict=True)))
-        workers = RayWorkers(cluster, where, SIZES, 0, run_deadline=3.0, build=build)
-        misfit = {**task.space.default, "tile_m": 999}
-        outcomes = list(workers.measure(task, [good, dying, misfit, *tried, good], 0.05))
-        for name in ("conv", "attention"):
-            other = task_of(name)
-            outcomes += workers.measure(other, points(other, 1), 0.05)
+        build = partial(build_planted, of)
+        outcomes = cases.measured(
+            RayWorkers(cluster, where, SIZES, 0, run_deadline=3.0, build=build)
+        )
     finally:
         cluster.close()
-    fine = [outcomes[0], *outcomes[-3:]]
-    for outcome in fine:
-        assert outcome.verdict in (Verdict.ok, Verdict.slower), outcome.reason
-        assert outcome.checked and outcome.ratio is not None and outcome.ratio > 0
-        assert len(outcome.seconds) == len(outcome.baseline) >= 7
-    assert [o.verdict for o in outcomes[1:3]] == [Verdict.build_failed] * 2
-    assert [o.verdict for o in outcomes[3:-3]] == [verdict for _, verdict in BODIES.values()]
-    assert all(o.reason for o in outcomes[1:-3])
+    cases.check(outcomes)
 
 
 def test_good_candidates_are_measured_and_bad_ones_are_recorded(mark: str) -> None:

@@ -15,15 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.autotune.test_local import HEAD, SIZES, points, task_of
-from tests.autotune.test_ray import BODIES
+from tests.autotune.elsewhere import Cases, build_body, end_orphans, processes
+from tests.autotune.test_local import SIZES, points, task_of
 from tests.backends.running import target
 from tests.test_layout import ROOT
 from tunesmith.autotune.boards import Board, BoardLost, Boards
 from tunesmith.autotune.device import device_of
 from tunesmith.autotune.records import Verdict
 from tunesmith.autotune.rpc_workers import RpcWorkers, target_there
-from tunesmith.backends.tvm.build import link
 from tunesmith.backends.tvm.kernels.kernel import Kernel
 from tunesmith.backends.tvm.standalone import build_variant
 from tunesmith.ir.diagnostics import TuneError
@@ -39,16 +38,6 @@ pytestmark = [
 OURS = "TUNESMITH_TEST_BOARDS"
 PORT, SERVERS, STOCK = 26_411, (26_412, 26_413), 26_414
 ADDRESS = ("127.0.0.1", PORT)
-
-
-def processes(mark: str) -> list[int]:
-    """All that were started, by us or by them, with this mark in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"{OURS}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
 
 
 def listening(port: int) -> bool:
@@ -104,13 +93,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     finally:
         for name in list(made.running):
             made.end(name)
-        end = time.monotonic() + 5
-        while processes(made.mark) and time.monotonic() < end:
-            time.sleep(0.1)
-        left = processes(made.mark)
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        left = end_orphans(OURS, made.mark, 5)
         assert not left, "nobody outlives the servers"
 
 
@@ -140,39 +123,25 @@ def test_the_device_is_what_the_board_says(lab: Lab, boards: Boards) -> None:
 
 
 def test_good_candidates_are_measured_and_bad_ones_are_recorded(lab: Lab, boards: Boards) -> None:
-    """Some that compute the right thing, then each kind that does not, and one after it."""
-    task = task_of("gemm")
-    good, dying, *tried = points(task, 2 + len(BODIES))
-    bad = list(zip(tried, BODIES.values(), strict=True))
+    """Each kind, built here and measured there."""
+    cases = Cases()
 
     def build(kernel: Kernel, where: Target, path: Path) -> None:
         numbers = kernel.chosen.numbers() if kernel.chosen is not None else {}
-        if numbers == dying:
+        if numbers == cases.dying:
             os.abort()
-        bodies = [body for knobs, (body, _) in bad if knobs == numbers]
-        if not bodies:
+        bodies = [body for knobs, body in cases.bad if knobs == numbers]
+        if bodies:
+            build_body(bodies[0], path)
+        else:
             build_variant(kernel, where, path)
-            return
-        path.with_suffix(".c").write_text(HEAD + bodies[0])
-        link(str(path), [str(path.with_suffix(".c"))])
 
     workers = RpcWorkers(boards, target(), SIZES, 0, run_deadline=3.0, build=build)
     try:
-        misfit = {**task.space.default, "tile_m": 999}
-        outcomes = list(workers.measure(task, [good, dying, misfit, *tried, good], 0.05))
-        for name in ("conv", "attention"):
-            other = task_of(name)
-            outcomes += workers.measure(other, points(other, 1), 0.05)
+        outcomes = cases.measured(workers)
     finally:
         workers.close()
-    fine = [outcomes[0], *outcomes[-3:]]
-    for outcome in fine:
-        assert outcome.verdict in (Verdict.ok, Verdict.slower), outcome.reason
-        assert outcome.checked and outcome.ratio is not None and outcome.ratio > 0
-        assert len(outcome.seconds) == len(outcome.baseline) >= 7
-    assert [o.verdict for o in outcomes[1:3]] == [Verdict.build_failed] * 2
-    assert [o.verdict for o in outcomes[3:-3]] == [verdict for _, verdict in BODIES.values()]
-    assert all(o.reason for o in outcomes[1:-3])
+    cases.check(outcomes)
 
 
 def session_of(lab: Lab, number: int) -> list[int]:
@@ -298,14 +267,14 @@ def test_a_server_that_is_not_ours_is_refused(lab: Lab) -> None:
                 Board(ADDRESS, "stock")
         finally:
             server.kill()
-            for pid in set(processes(lab.mark)) - known_of(lab):
+            for pid in set(processes(OURS, lab.mark)) - known_of(lab):
                 os.kill(pid, signal.SIGKILL)  # TVM's command leaves its server behind
 
 
 def known_of(lab: Lab) -> set[int]:
     """The tracker, the boards, and all that is theirs."""
     found = {process.pid for process in lab.running.values()}
-    for pid in sorted(processes(lab.mark)):
+    for pid in sorted(processes(OURS, lab.mark)):
         with suppress(OSError):
             words = Path(f"/proc/{pid}/status").read_text()
             if int(words.partition("\nPPid:")[2].split()[0]) in found:

@@ -26,6 +26,9 @@ _MOVING = {
     "expand": [Case("%x: T[R, 1, 0<=Z]", "expand(%x) {shape = [2, R, 5, Z]}")],
     "slice": [Case("%x: T[R, S + 7]", "slice(%x) {axis = 1, start = 2, stop = S + 6, step = 2}")],
     "concat": [Case("%x: T[R, S], %y: T[R, 3]", "concat(%x, %y, %x) {axis = 1}")],
+    "write_slice": [
+        Case("%y: T[R, 0<=Z], %x: T[R, S + Z + 2]", "write_slice(%x, %y) {axis = 1, start = S}")
+    ],
     "pad": [Case("%x: T[R, S]", "pad(%x) {low = [1, 2], high = [0, 1], value = 1.0}")],
     "gather": [Case("%x: T[3, S], %i: i64[R, 2]", "gather(%x, %i)", ranges=IDX)],
     "gather_elements": [

@@ -12,6 +12,7 @@ from tunesmith.backends.tvm.groups import form_groups
 from tunesmith.backends.tvm.legalize import legalize
 from tunesmith.backends.tvm.siblings import join_products
 from tunesmith.ir.graph import Graph
+from tunesmith.ir.target import HOST_LIKE
 from tunesmith.ir.text import parse_graph
 
 from .guarded import check_guarded
@@ -214,7 +215,7 @@ def test_every_value_is_written_before_it_is_read() -> None:
     for seed in range(120):
         graph = random_graph(seed)
         legalize(graph)
-        plan = join_products(form_groups(graph), target().machine)
+        plan = join_products(form_groups(graph, HOST_LIKE.machine), HOST_LIKE.machine)
         joined += sum(len(group.feeding) + len(group.siblings) for group in plan.groups)
         written = set(graph.inputs)
         for group in plan.groups:

@@ -21,9 +21,12 @@ from benchmarks.board.measure import Options, Workplace, cores_for, measure
 from benchmarks.board.records import EngineRecord, RowRecord, key_of, read_board, write_board
 from benchmarks.board.render import render
 from benchmarks.board.rows import FAMILIES, ROWS, SMOKE, BoardRow, choose
-from benchmarks.board.verdicts import best_peer, bounds, means, verdict
+from benchmarks.board.runs import merge, runs_of
+from benchmarks.board.verdicts import best_peer, bounds, means, ratio_of, verdict
 from benchmarks.peers import DYNAMIC, PEERS, STATIC
-from benchmarks.peers_contract import Job
+from benchmarks.peers_contract import SLOW_TIMES, Job
+from benchmarks.spine_facts import ROOT
+from tests.benchmarks import slow_peers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the board pins processes to cores")
 
@@ -139,6 +142,90 @@ def test_records_survive_the_file_but_not_another_machine(tmp_path: Path) -> Non
     assert read_board(tmp_path / "none.json", {}) == {}
 
 
+def _merged(*runs: dict[str, EngineRecord]) -> RowRecord:
+    """A row after several runs of the board, the first one first."""
+    record: RowRecord | None = None
+    for number, engines in enumerate(runs):
+        new = _record(engines)
+        new["date"] = f"day {number}"
+        record = merge(record, new)
+    assert record is not None
+    return record
+
+
+def _quick(**medians: float) -> dict[str, EngineRecord]:
+    names = {"ours": STATIC, "any": DYNAMIC, "ort": "onnxruntime", "ov": "openvino"}
+    return {names.get(n, n): _engine(_samples(median)) for n, median in medians.items()}
+
+
+def test_engines_of_a_later_run_join_the_row_by_their_ratio() -> None:
+    """On a machine that is twice as slow by then: no ratio may be between engines of two runs."""
+    record = _merged(_quick(ours=10, any=11, ort=15, ov=12.5), _quick(ours=20, iree=60, tvm=2400))
+    assert (record["date"], [run["date"] for run in runs_of(record)]) == (
+        "day 0",
+        ["day 1", "day 0"],
+    )
+    for name, ratio in (("onnxruntime", 1.5), ("openvino", 1.25), ("iree", 3.0), ("tvm", 120.0)):
+        assert ratio_of(record, name, STATIC) == pytest.approx(ratio, rel=0.01)
+    assert ratio_of(record, "iree", DYNAMIC) is None, "they never took turns"
+    found = verdict(record)
+    assert found is not None and (found.peer, found.call) == ("openvino", "faster")
+    assert found.ratio == pytest.approx(1 / 1.25, rel=0.01)
+    text = render(_board(record), {})
+    line = next(
+        row for row in text.splitlines() if row.startswith("| bert-base/128 | 1x128 | 1 | 11")
+    )
+    cells = [cell.strip() for cell in line.split("|")]
+    assert "**10.0**" in cells and "x 3.00" in cells and "x 120" in cells
+    assert "60.0" not in cells and "20.0" not in cells, "no milliseconds beside those of others"
+
+
+def test_a_peer_of_a_later_run_can_be_the_best_one() -> None:
+    record = _merged(_quick(ours=10, ort=15), _quick(ours=20, torch=18))
+    found = verdict(record)
+    assert found is not None and found.peer == "torch"
+    assert found.ratio == pytest.approx(20 / 18, rel=0.01)
+    (mean,) = means([record])
+    assert mean.mean == pytest.approx(20 / 18, rel=0.01)
+    assert "| **x 0.900** | torch.compile | 1.111 |" in render(_board(record), {})
+
+
+def test_a_run_that_tells_all_again_replaces_what_was_before() -> None:
+    record = _merged(
+        _quick(ours=10, ort=15), _quick(ours=20, iree=60), _quick(ours=9, ort=15, ov=11)
+    )
+    assert [run["date"] for run in runs_of(record)] == ["day 2", "day 1"]
+    assert record["date"] == "day 2"
+    record = merge(record, _record(_quick(ours=8, iree=60)))
+    assert [run["date"] for run in runs_of(record)] == ["today", "day 2"]
+    other = _record(_quick(ours=1, ort=2))
+    other["size"] = "1x64"
+    assert runs_of(merge(record, other)) == [other], "another size has no past"
+
+
+def test_drawing_anew_keeps_the_rows_of_another_machine(tmp_path: Path) -> None:
+    record = _merged(_quick(ours=10, ort=15), _quick(ours=20, iree=60))
+    write_board(tmp_path / "board.json", _board(record), {"cpu": "another"})
+    before = (tmp_path / "board.json").read_text()
+    assert main(["--render", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "board.json").read_text() == before
+    text = (tmp_path / "board.md").read_text()
+    assert "* cpu: another" in text and "| x 3.00 |" in text
+
+
+def test_a_later_failure_is_not_hidden_by_an_earlier_time(tmp_path: Path) -> None:
+    wrong = _engine(_samples(1.0), "wrong", "y: 3 of 4 elements differ by more")
+    gone = _engine(None, "missing", "not installed: openvino")
+    record = _merged(
+        _quick(ours=10, ort=15, iree=5, ov=12), _quick(ours=10) | {"iree": wrong, "openvino": gone}
+    )
+    assert best_peer(record) == "openvino", "who is not installed any more has its last time"
+    text = render(_board(record), {})
+    assert "IREE, wrong: y: 3 of 4 elements" in text and "not installed" not in text
+    write_board(tmp_path / "board.json", _board(record), {"cpu": "a CPU"})
+    assert read_board(tmp_path / "board.json", {"cpu": "a CPU"}) == _board(record)
+
+
 def test_the_picture(tmp_path: Path) -> None:
     if reason := chart.missing():
         pytest.skip(reason)
@@ -187,11 +274,11 @@ def test_a_child_answers_and_rests(tmp_path: Path) -> None:
     settings = environment(1, {})
     with Child("onnxruntime", job, tmp_path / "log", (), settings) as child:
         assert child.ask("load", 60)["first_ms"] > 0
-        assert len(child.ask("run", 60, count=7)["samples_ms"]) == 7
+        assert len(child.ask("run", 60, count=7, warm=True)["samples_ms"]) == 7
         before = child.cpu_seconds()
         assert before > 0
         with pytest.raises(ChildError, match="took longer"):
-            child.ask("run", 0.2, count=10**8)
+            child.ask("run", 0.2, count=10**8, warm=True)
 
 
 @linux
@@ -210,6 +297,37 @@ def test_a_model_that_is_not_there_is_an_error_of_the_row(tmp_path: Path) -> Non
     measure(row, 1, Options(), Workplace(tmp_path), record, lambda what: None)
     assert "none.onnx" in record["error"]
     assert "none.onnx" in render(_board(record), {})
+
+
+@linux
+def test_who_is_far_slower_runs_once_and_a_build_serves_all_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real children and ONNX Runtime; of two peers, one sleeps, one builds."""
+    row = _tiny(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("benchmarks.board.child.WORKER", "tests.benchmarks.slow_peers")
+    for peer in slow_peers.ENGINES:
+        monkeypatch.setitem(PEERS, peer.name, peer)
+    options = Options(
+        engines=("onnxruntime", "sleeping", "built"), rounds=5, seconds=0.01, slow=0.2, cold=False
+    )
+    place, found = Workplace(tmp_path / "place"), []
+    for threads in (1, 2):
+        record = _record({}, "tiny")
+        record["threads"] = threads
+        measure(row, threads, options, place, record, lambda what: None)
+        found.append(record["engines"])
+    for engines in found:
+        slow = engines["sleeping"]
+        assert (slow["state"], len(slow["samples_ms"])) == ("slow", 1), slow["why"]
+        assert slow["samples_ms"][0][0] >= 1e3 * slow_peers.SLEEP and slow["max_abs"] == 0
+        assert f"more than {SLOW_TIMES:g} times" in slow["why"]
+        assert len(engines["onnxruntime"]["samples_ms"]) == 5
+        assert engines["built"]["state"] == "timed"
+    assert (tmp_path / "builds").read_text() == "built\n", "once, for both numbers of threads"
+    first, second = (engines["built"]["build_s"] for engines in found)
+    assert first is not None and first > 0 and second == first
 
 
 def test_cores() -> None:

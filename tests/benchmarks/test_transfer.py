@@ -17,7 +17,7 @@ FACTS: dict[str, Any] = {
     "date": "today", "commit": "abc", "machine": {"cpu": "a cpu"}, "load": [0.5, 1.5],
     "options": {"model": "m", "first": "s=128", "second": "s=160", "budget": "10m", "quick": "30s",
                 "threads": 1, "turns": 15},
-    "first": {"took": 620.0, "trials": 200, "first_trial": 7.25},
+    "first": {"took": 620.0, "trials": 200, "first_trial": 7.25, "kernels": 6},
     "rows": {
         "untuned": {"took": 5.0, "seconds": 12e-3, "share": 0.83},
         "records": {"took": 20.0, "kernels": 5, "seconds": 10.4e-3, "share": 0.96},
@@ -40,6 +40,16 @@ def test_both_the_seconds_and_the_speed_decide() -> None:
     assert not transfer.verdict(changed("records", share=0.94))
     assert not transfer.verdict(changed("records", took=60.0)), "the quick one took 61 s"
     assert transfer.verdict(changed("quick", took=59.0))
+
+
+def test_nothing_to_transfer_is_neither_reached_nor_missed() -> None:
+    untuned = copy.deepcopy(FACTS)
+    untuned["first"]["kernels"] = 0
+    for facts, size in ((untuned, "s=128"), (changed("full", kernels=0), "s=160")):
+        assert transfer.verdict(facts) is None
+        last = transfer.section(facts).splitlines()[-1]
+        assert last.startswith(f"Nothing to transfer: no kernel became quicker by tuning {size}")
+        assert "reached" not in last
 
 
 def test_the_text_between_the_marks_is_replaced(

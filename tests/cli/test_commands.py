@@ -55,6 +55,48 @@ def test_a_fixed_shape(cli: Cli, model: Path) -> None:
     assert json.loads(result.out)["outputs"][0]["shape"] == [3, 3]
 
 
+def decoder(path: Path) -> Path:
+    """A step of attention that is handed its past, and a mask that tells its length."""
+    sizes = {"q": ["b", 2, 1, 8], "k": ["b", 2, 1, 8], "mask": ["b", 1, 1, "past + 1"],
+             "past_k": ["b", 2, "past", 8]}  # fmt: skip
+    nodes = [
+        helper.make_node("Neg", ["k"], ["new"]),
+        helper.make_node("Concat", ["past_k", "new"], ["present_k"], axis=2),
+        helper.make_node("Attention", ["q", "present_k", "present_k", "mask"], ["y"]),
+    ]
+    results = {"y": ["b", 2, 1, 8], "present_k": ["b", 2, "past + 1", 8]}
+    infos = [
+        [helper.make_tensor_value_info(name, 1, shape) for name, shape in of.items()]
+        for of in (sizes, results)
+    ]
+    graph = helper.make_graph(nodes, "decoder", *infos)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 23)])
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_cache_in_place(cli: Cli, tmp_path: Path) -> None:
+    """From the file to a comparison with what copies; the other commands take it as well."""
+    model, out = decoder(tmp_path / "decoder.onnx"), tmp_path / "decoder.tsm"
+    result = cli("compile", model, "-o", out, "--cache", "9", "--dim", "b=1..4")
+    assert result.code == 0, result.err
+    assert "caches    1 buffer of 9 rows, written in place: 576*b bytes" in result.out
+    assert "verified  max abs" in result.out and "past 0..8" in result.out
+    assert "caches    1 buffer of 9 rows" in cli("inspect", out).out
+    checked = cli("verify", out, model, "--dim", "past=8", "--json", "-")
+    assert checked.code == 0, checked.err
+    assert {tuple(o["shape"])[2] for o in json.loads(checked.out)["outputs"]} == {1, 9}
+    timed = cli("bench", out, model, "--time", "0.1", "--rounds", "5")
+    assert timed.code == 0 and "max abs" in timed.out
+
+
+def test_a_cache_where_there_is_none(cli: Cli, model: Path) -> None:
+    result = cli("compile", model, "-o", model.with_suffix(".tsm"), "--cache", "9")
+    assert result.code == 1
+    assert "error: the model has no key/value cache to write in place" in result.err
+    assert cli("compile", model, "--cache", "0").code == 2
+
+
 def test_run(cli: Cli, compiled: tuple[Path, Path], tmp_path: Path) -> None:
     model, artifact = compiled
     x = np.random.default_rng(1).standard_normal((5, 4), dtype=np.float32)

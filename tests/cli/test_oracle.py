@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tunesmith.oracle import compare, compare_output, max_ulp
-from tunesmith.random_inputs import make_inputs, sizes_of, sizes_to_verify
-from tunesmith.runtime.manifest import SymbolSpec, TensorSpec
+from tunesmith.random_inputs import fitting, make_inputs, sizes_of, sizes_to_verify
+from tunesmith.report import spec_text
+from tunesmith.runtime.manifest import CacheSpec, Manifest, SymbolSpec, TargetSpec, TensorSpec
 
 F32 = NDArray[np.float32]
 
@@ -123,3 +124,34 @@ def test_sizes_stay_inside_the_bounds() -> None:
         assert sizes["s"] >= 4
     specs = [TensorSpec("x", "float32", ("b", "2*s"))]
     assert sizes_of(specs, {"x": (3, 10)}, {"b": 2, "s": 4}) == {"b": 3, "s": 5}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sizes", "fitted"),
+    [
+        ("p", "p + s", {"p": 12, "s": 2}, {"p": 7, "s": 2}),
+        ("p", "p + s", {"p": 3, "s": 2}, {"p": 3, "s": 2}),
+        ("p", "p + s", {"p": 0, "s": 9}, {"p": 0, "s": 9}),
+        ("t - s", "t", {"t": 1, "s": 4}, {"t": 4, "s": 4}),
+        ("t - s", "t", {"t": 20, "s": 4}, {"t": 9, "s": 4}),
+    ],
+)
+def test_sizes_that_fit_a_cache(
+    before: str, after: str, sizes: dict[str, int], fitted: dict[str, int]
+) -> None:
+    manifest = Manifest(
+        name="m",
+        inputs=(TensorSpec("k", "float32", (9, 2)),),
+        outputs=(TensorSpec("z", "float32", (after, 2)),),
+        symbols=tuple(SymbolSpec(name, 0, 30) for name in sizes),
+        caches=(CacheSpec("k", "z", 0, before),),
+        target=TargetSpec("x86_64-linux-gnu", "x86-64"),
+    )
+    manifest.check()
+    assert fitting(manifest, sizes) == fitted
+
+
+def test_an_input_that_is_a_size() -> None:
+    spec = TensorSpec("rows", "int64", (), binds="past")
+    assert spec_text(spec) == "rows int64[], the size past"
+    assert make_inputs([spec], {"past": 7})["rows"] == 7

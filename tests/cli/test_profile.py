@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
@@ -153,3 +155,20 @@ def test_peaks_beside_are_medians_or_the_best() -> None:
                       threads=1, clock="wall", sizes={}, beside=beside)  # fmt: skip
     assert peaks_beside(PEAKS, profile).gflops == 60
     assert peaks_beside(PEAKS, profile, least=True).memory_gbs == 9
+
+
+def test_clocks_that_change_between_rounds_cancel_out() -> None:
+    """The machine is twice as quick in the second of three rounds, and so is the kernel."""
+    rates = (50.0, 100.0, 50.0)
+    beside = tuple({"gflops": rate, "memory_gbs": 10.0} for rate in rates)
+    each = tuple(0.1 / rate for rate in rates)  # 0.1 GFLOP at the peak; half of them are needed
+    row = KernelTime(name="k", kind="gemm", flops=50_000_000, nbytes=8, seconds=median(each),
+                     least=min(each), each=each)  # fmt: skip
+    slow = replace(row, name="slow", each=(each[0] * 5, *each[1:]))  # of an interrupted round
+    profile = Profile(rows=(row, slow), whole=1, whole_least=1, instrumented=1, hook_seconds=0,
+                      rounds=3, threads=1, clock="wall", sizes={}, beside=beside)  # fmt: skip
+    for group in group_rows(profile, peaks_beside(PEAKS, profile)):
+        assert group.of_peak == pytest.approx(0.5), group.name
+    best = peaks_beside(PEAKS, profile, least=True)
+    assert group_rows(profile, best, least=True)[0].of_peak == pytest.approx(0.5)
+    assert group_rows(replace(profile, beside=()), PEAKS)[0].of_peak == pytest.approx(0.25)

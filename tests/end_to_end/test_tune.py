@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,28 @@ print('{"ratio": %f}' % median(tuned[0] / untuned[0] for untuned, tuned in turns
 _NOISE = 1.25  # of a kernel of some microseconds on a busy machine
 
 
+@pytest.mark.skipif(find_spec("xgboost") is None, reason="the extra `metaschedule` is missing")
+def test_a_whole_run_by_metaschedules_search(model: Path, tmp_path: Path) -> None:
+    """The command: trials of both kernels are kept, checked, and searched on from by a second."""
+    out, store = tmp_path / "m.tsm", tmp_path / "t.db"
+    command = [
+        sys.executable, "-m", "tunesmith", "tune", str(model), "-o", str(out), "--threads", "1",
+        "--trials", "8", "--search", "metaschedule", "--db", str(store), "--json", "-",
+    ]  # fmt: skip
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        facts = json.loads(done.stdout)
+        assert facts["trials"] == 8
+        assert all(k["checked"] for k in facts["kernels"] if k["speedup"] is not None)
+        in_child(RIGHT, str(out), str(model))
+    with open_database(store) as database:
+        tried = [r for r in database.records() if r.seed >= 0]  # the final races have no seed
+    points = {(r.workload.sha256, tuple(sorted(r.knobs.items()))) for r in tried}
+    assert len(points) == len(tried) == 16, "a second run goes on with what was not tried"
+    assert len({r.workload.sha256 for r in tried}) == 2
+
+
 def test_tuning_never_ends_slower_and_says_what_it_did(model: Path, tmp_path: Path) -> None:
     """The whole command, with real measuring, in a process of its own."""
     command = [
@@ -325,6 +348,7 @@ def test_tuning_never_ends_slower_and_says_what_it_did(model: Path, tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
+    assert 0 < facts["seconds_to_first_trial"] < facts["seconds_to_first_result"]
     compile_model(model, threads=1).save(tmp_path / "untuned.tsm")
     found = in_child(QUICKER, str(tmp_path / "untuned.tsm"), str(tmp_path / "m.tsm"))
     assert found["ratio"] < _NOISE

@@ -168,6 +168,8 @@ CASES: list[Case] = [
          "attention(%q, %k, %v, %m) {scale = 0.5, softcap = 2.0}"),
     Case("%x: T[B, 2, S, 4], %c: T[S, 4], %s: T[S, 4]", "rotary(%x, %c, %s)", FLOATS),
     Case("%x: T[B, 2, S, 4], %c: T[S, 4], %s: T[S, 4]", "rotary(%x, %c, %s) {interleaved = true}"),
+    Case("%x: T[B, 7, 3], %y: T[B, P, 3]", "write_slice(%x, %y) {axis = 1, start = P}", ALL),
+    Case("%x: T[B, 6], %y: T[B, S]", "write_slice(%x, %y) {axis = -1, start = 0}"),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from tunesmith.ir.diagnostics import Location, VerifyError
@@ -119,6 +120,18 @@ def free_symbol(graph: Graph) -> None:
     assert extra.type.symbols()
 
 
+def overwrite_read(graph: Graph) -> None:
+    x = graph.inputs[0]
+    writer = Rewriter(graph).before(graph.terminator)
+    writer.emit_values(OPS["write_slice"], [x, x], {"axis": 0, "start": 0})
+
+
+def overwrite_constant(graph: Graph) -> None:
+    fixed = Rewriter(graph).at_start().constant(np.zeros((2, 2), np.float32)).value
+    writer = Rewriter(graph).before(graph.terminator)
+    writer.emit_values(OPS["write_slice"], [fixed, fixed], {"axis": 0, "start": 0})
+
+
 def other_bounds(graph: Graph) -> None:
     shape = (dim(Sym("B", 1, 9)), 2)
     graph.add_input("e", graph.inputs[0].type.with_shape(shape))
@@ -151,6 +164,8 @@ BROKEN: list[tuple[Callable[[Graph], None], str, str]] = [
     (other_operator, "operands", "is not an operator of the table"),
     (wrong_type, "types", r"inference gives f32\[2\*B, 2\], the node has f32\[B, 4\]"),
     (wrong_size, "types", "`reshape`: f32"),
+    (overwrite_read, "in_place", "is overwritten, yet read elsewhere"),
+    (overwrite_constant, "in_place", "is a constant, and cannot be written to"),
     (free_symbol, "symbols", "the symbol `P`, which nothing above determines"),
     (
         free_attribute,

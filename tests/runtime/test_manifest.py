@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from tunesmith.ir.diagnostics import ArtifactError
-from tunesmith.runtime.manifest import FileSpec, Manifest, TensorSpec, WeightSpec
+from tunesmith.runtime.manifest import (
+    CacheSpec,
+    FileSpec,
+    Manifest,
+    SymbolSpec,
+    TensorSpec,
+    WeightSpec,
+)
 
 from .conftest import tiny_manifest
 
@@ -38,6 +45,25 @@ def test_round_trip() -> None:
     assert Manifest.from_json(text).to_json() == text
 
 
+def cached() -> Manifest:
+    """A manifest with a cache, and an input that tells its length."""
+    return replace(
+        full(),
+        inputs=(TensorSpec("x", "float32", ("n", 4)), TensorSpec("k", "float32", ("n", 9, 2)),
+                TensorSpec("p", "int64", (), binds="p")),
+        outputs=(TensorSpec("y", "float32", ("n", 3)),
+                 TensorSpec("z", "float32", ("n", "p + 1", 2))),
+        symbols=(SymbolSpec("n", 0, 5), SymbolSpec("p", 0, 8)),
+        caches=(CacheSpec("k", "z", 1, "p"),),
+    )  # fmt: skip
+
+
+def test_a_cache_comes_back() -> None:
+    manifest = cached()
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert [symbol.name for symbol in manifest.given] == ["n", "p"]
+
+
 def edit(path: str, value: object) -> Callable[[Any], None]:
     def change(rows: Any) -> None:
         *parents, last = [int(p) if p.isdigit() else p for p in path.split("/")]
@@ -51,7 +77,7 @@ def edit(path: str, value: object) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edit("format_version", 2), "format version 2 is not known"),
+        (edit("format_version", 3), "format version 3 is not known"),
         (edit("format_version", "1"), "format version '1' is not known"),
         (edit("format_version", True), "format version True is not known"),
         (edit("extra", 1), "unknown key `extra`"),
@@ -100,8 +126,37 @@ def test_lies_are_refused(change: Callable[[Any], object], message: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit("caches/0/input", "q"), "caches.q is of an input or output that is not there"),
+        (edit("caches/0/output", "q"), "caches.k is of an input or output that is not there"),
+        (edit("caches/0/output", "y"), "caches.k does not fit its tensors"),
+        (edit("caches/0/axis", 3), "caches.k does not fit its tensors"),
+        (edit("caches/0/axis", -1), "caches.k does not fit its tensors"),
+        (edit("caches/0/axis", 2), "caches.k differs in an axis that does not grow"),
+        (edit("caches/0/before", "q"), "uses the symbol `q`"),
+        (edit("caches/0/before", "p +"), "has an odd dim"),
+        (edit("caches/0/more", 1), "unknown key `more`"),
+        (edit("inputs/1/dims/1", "p"), "caches.k has room for no fixed number"),
+        (edit("inputs/1/dtype", "int8"), "caches.k does not fit its tensors"),
+        (lambda rows: rows["caches"].append(rows["caches"][0]), "caches names something twice"),
+        (edit("inputs/2/binds", "q"), "binds `q`, not a symbol"),
+        (edit("inputs/0/binds", "p"), "is not one int64"),
+        (edit("inputs/2/dtype", "int32"), "is not one int64"),
+        (edit("outputs/0/binds", "p"), "cannot bind a size"),
+    ],
+)
+def test_lies_of_caches_are_refused(change: Callable[[Any], object], message: str) -> None:
+    rows = json.loads(cached().to_json())
+    change(rows)
+    with pytest.raises(ArtifactError) as caught:
+        Manifest.from_json(json.dumps(rows, indent=1) + "\n")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", "{", "[" * 100_000, '{"format_version": 3}', '{"format_version": NaN}',
+    ["", "[]", "null", "{", "[" * 100_000, '{"format_version": 4}', '{"format_version": NaN}',
      '{"a": ' + "1" * 5000 + "}"],
 )  # fmt: skip
 def test_text_that_is_no_manifest(text: str) -> None:

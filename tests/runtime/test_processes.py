@@ -47,7 +47,7 @@ start = time.perf_counter()
 import tunesmith.runtime
 assert time.perf_counter() - start < 0.1
 assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)
-assert tunesmith.runtime.__all__ == ["Artifact", "Executable", "Manifest", "load"]
+assert tunesmith.runtime.__all__ == ["Artifact", "Cache", "Executable", "Manifest", "load"]
 try:
     tunesmith.runtime.nothing
 except AttributeError:

@@ -113,3 +113,14 @@ def test_the_hook_reads_the_clock() -> None:
     assert hook.address
     assert (hook.function(None, None, 0, None), hook.function(None, None, 0, None)) == (0, 0)
     assert hook.ticks == [7, 9]
+
+
+def test_a_round_has_what_was_reached_before_and_after_it(tiny: Artifact) -> None:
+    rates = iter([10.0, 20.0, 60.0])
+    profile = load(tiny, threads=1).profile(
+        {"x": X}, rounds=2, probe=lambda clock: {"gflops": next(rates)}
+    )
+    assert [dict(row) for row in profile.beside] == [{"gflops": 15.0}, {"gflops": 40.0}]
+    for row in profile.rows:
+        assert len(row.each) == 2
+        assert (row.seconds, row.least) == (sum(row.each) / 2, min(row.each))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ from .literals import immediate
 
 __all__ = [
     "ConvLayout",
+    "Ends",
     "conv_work",
+    "depthwise_fold",
     "emit_conv_group",
     "emit_pool_group",
     "is_depthwise",
@@ -127,21 +129,54 @@ def _size(value: Dim, sizes: Sizes) -> int | Prim:
     return sizes.expr(value) if isinstance(value, DimExpr) else value
 
 
-def _reader(evaluator: Evaluator, x: Value) -> Callable[[Prim, Prim, Prim, Prim], Prim]:
-    """The element of the image at a place; a signal of one axis is an image of one row."""
+@dataclass(frozen=True)
+class Ends:
+    """What a convolution reads, and what becomes of its sums."""
 
-    def load(image: Prim, channel: Prim, row: Prim, column: Prim) -> Prim:
-        parts = [image, channel, row, column] if x.type.rank == 4 else [image, channel, column]
-        if x.type.rank == 3:
-            return evaluator.fresh().read(x, Index.of(x.type.shape, parts, evaluator.sizes))
+    evaluator: Evaluator
+    node: Node
+    output: Value
+
+    def load(self, image: Prim, channel: Prim, row: Prim, column: Prim) -> Prim:
+        """The element of the image at a place; a signal of one axis is an image of one row."""
+        x, sizes = self.node.present_operands[0], self.evaluator.sizes
         shape = x.type.shape
+        if x.type.rank == 3:
+            parts = [image, channel, column]
+            return self.evaluator.fresh().read(x, Index.of(shape, parts, sizes))
         at = Index(
             ((shape[:1], image), (shape[1:2], channel), (shape[2:3], row), (shape[3:], column)),
-            evaluator.sizes,
+            sizes,
         )
-        return evaluator.fresh().read(x, at)
+        return self.evaluator.fresh().read(x, at)
 
-    return load
+    def write(
+        self,
+        store: tirx.Buffer,
+        image: Prim,
+        channel: Prim,
+        pixel: Prim,
+        value: Prim,
+        place: Prim | None = None,
+    ) -> None:
+        """Add the bias, and store it through what is fused behind it, maybe at another `place`."""
+        sizes, shape = self.evaluator.sizes, self.node.result.type.shape
+        bias = self.node.operands[2] if len(self.node.operands) > 2 else None
+        reader = self.evaluator.fresh()
+        if bias is not None:
+            value = value + reader.read(bias, Index(((shape[1:2], channel),), sizes))
+        at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
+        reader.finish(self.node, self.output, store, at, value, place)
+
+
+def depthwise_fold(work: conv_costs.ConvWork, weight: tirx.Buffer) -> depthwise.Fold:
+    """The sum of a window's elements, each times its weight."""
+    return depthwise.Fold(
+        filling=0.0,
+        start=0.0,
+        weight=lambda channel, tap: weight[channel * work.taps + tap],
+        update=lambda so_far, value, factor: so_far + value * factor,
+    )
 
 
 def emit_conv_group(
@@ -154,23 +189,14 @@ def emit_conv_group(
     knobs: Knobs,
 ) -> None:
     """A convolution with its bias, and what is fused behind it."""
-    x = node.present_operands[0]
-    bias = node.operands[2] if len(node.operands) > 2 else None
     sizes, shape = evaluator.sizes, node.result.type.shape
-    work = _work(node, sizes, write=True)
-
-    def write(image: Prim, channel: Prim, pixel: Prim, value: Prim) -> None:
-        reader = evaluator.fresh()
-        if bias is not None:
-            value = value + reader.read(bias, Index(((shape[1:2], channel),), sizes))
-        at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
-        reader.finish(node, output, store, at, value)
-
+    ends, work = Ends(evaluator, node, output), _work(node, sizes, write=True)
+    write = partial(ends.write, store)
     if isinstance(knobs, conv_knobs.ConvKnobs):
         conv.emit_conv(
             batch=_size(shape[0], sizes),
             work=work,
-            load=_reader(evaluator, x),
+            load=ends.load,
             weight=weight,
             store=write,
             machine=machine,
@@ -178,13 +204,6 @@ def emit_conv_group(
         )
         return
     assert isinstance(knobs, depthwise.PlaneKnobs)
-    taps = work.window.kernel[0] * work.window.kernel[1]
-    fold = depthwise.Fold(
-        filling=0.0,
-        start=0.0,
-        weight=lambda channel, tap: weight[channel * taps + tap],
-        update=lambda so_far, value, factor: so_far + value * factor,
-    )
 
     def place(image: Prim, channel: Prim, row: Prim, column: Prim, value: Prim) -> None:
         write(image, channel, row * sizes.expr(shape[-1]) + column, value)
@@ -194,8 +213,8 @@ def emit_conv_group(
         channels=work.groups * work.out,
         each=work.out,
         window=work.window,
-        load=_reader(evaluator, x),
-        fold=fold,
+        load=ends.load,
+        fold=depthwise_fold(work, weight),
         store=place,
         machine=machine,
         knobs=knobs,
@@ -211,7 +230,6 @@ def emit_pool_group(
     knobs: depthwise.PlaneKnobs,
 ) -> None:
     """The greatest or the mean of each window, and what is fused behind it."""
-    (x,) = node.present_operands
     sizes, shape = evaluator.sizes, node.result.type.shape
     window = _window(node, _pair(node, "kernel"), sizes, write=True)
     mean = node.op.name == "average_pool"
@@ -245,7 +263,7 @@ def emit_pool_group(
         channels=channels,
         each=1,
         window=window,
-        load=_reader(evaluator, x),
+        load=Ends(evaluator, node, output).load,
         fold=fold,
         store=place,
         machine=machine,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -12,6 +12,7 @@ from tvm.tirx.script import builder as T
 
 from tunesmith.ir.dims import Dim, bounds, product
 from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.in_place import along
 from tunesmith.ir.types import Shape
 
 from ..evaluator import Evaluator
@@ -21,7 +22,7 @@ from ..schedule.sweep import ElementKnobs, ElementWork
 from .loops import columns, for_each, is_large
 from .movement import is_guarded
 
-__all__ = ["element_work", "emit_elementwise"]
+__all__ = ["element_work", "emit_elementwise", "emit_write"]
 
 _SHARED = 16  # rows of rows that are enough for the threads, at the least sizes
 
@@ -35,6 +36,9 @@ def element_work(output: Value, inlined: list[Node]) -> ElementWork | None:
     return ElementWork(size if isinstance(size, int) else 0, flat)
 
 
+Element = Callable[[Evaluator, Index], None]  # what is done at a place
+
+
 def emit_elementwise(
     evaluator: Evaluator,
     output: Value,
@@ -46,6 +50,40 @@ def emit_elementwise(
 
     Without `knobs`, see `element_work`, elements are computed one by one.
     """
+
+    def write(fresh: Evaluator, index: Index) -> None:
+        T.buffer_store(store, fresh.compute(output, index), [index.flat()])
+
+    _visit(evaluator, output, inlined, knobs, write)
+
+
+def emit_write(
+    evaluator: Evaluator, node: Node, store: tirx.Buffer, inlined: list[Node], knobs: ElementKnobs
+) -> None:
+    """Write the elements of a slice to their places in memory that holds the rest already."""
+    x, update = node.present_operands
+    axis, start = along(node)
+
+    def write(fresh: Evaluator, index: Index) -> None:
+        value = fresh.read(update, index)
+        parts = index.axes()
+        parts[axis] = parts[axis] + fresh.sizes.expr(start)
+        place = Index.of(x.type.shape, parts, fresh.sizes)
+        T.buffer_store(store, value, [place.flat()])
+
+    others = [inner for inner in inlined if inner is not node]
+    work = element_work(update, others)
+    _visit(evaluator, update, [*others, node], None if work is None else knobs, write)
+
+
+def _visit(
+    evaluator: Evaluator,
+    output: Value,
+    inlined: list[Node],
+    knobs: ElementKnobs | None,
+    element: Element,
+) -> None:
+    """Do something at every place of `output`, with an evaluator for each."""
     shape = output.type.shape
     runs = _runs(output, inlined)
     dims = [tuple(shape[a:b]) for a, b in runs]
@@ -54,7 +92,7 @@ def emit_elementwise(
     outer = [product(d) for d in dims[:-1]]
     parallel = is_large(output.type.size)
     if not outer and parallel:
-        _flat(evaluator, output, store, dims[0], knobs or ElementKnobs(lanes=1))
+        _flat(evaluator, dims[0], knobs or ElementKnobs(lanes=1), element)
         return
     sizes = evaluator.sizes
     nested = _nested(outer, inner, lanes)
@@ -69,14 +107,12 @@ def emit_elementwise(
             row(over)
 
     def row(over: list[Prim]) -> None:
-        def element(column: Prim) -> None:
-            fresh = evaluator.fresh()
+        def at(column: Prim) -> None:
             parts = [*zip(dims[:-1], over, strict=True), (dims[-1], column)] if dims else []
-            index = Index(tuple(parts), sizes)
-            T.buffer_store(store, fresh.compute(output, index), [index.flat()])
+            element(evaluator.fresh(), Index(tuple(parts), sizes))
 
         for low, count in _halves(inlined, inner):
-            columns(count, lanes, sizes, element, None if low == 0 else sizes.expr(low))
+            columns(count, lanes, sizes, at, None if low == 0 else sizes.expr(low))
 
     for_each(product(shared), sizes, parallel, rows)
 
@@ -92,9 +128,7 @@ def _nested(outer: Sequence[Dim], inner: Dim, lanes: int) -> list[Dim]:
     return [outer[-1]]
 
 
-def _flat(
-    evaluator: Evaluator, output: Value, store: tirx.Buffer, dims: Shape, knobs: ElementKnobs
-) -> None:
+def _flat(evaluator: Evaluator, dims: Shape, knobs: ElementKnobs, element: Element) -> None:
     """A tensor that is one run of elements is cut into chunks for the threads."""
     sizes = evaluator.sizes
     total = sizes.expr(product(dims))
@@ -103,12 +137,10 @@ def _flat(
         begin = T.Bind(task * chunk)
         count = T.Bind(tirx.min(total - begin, chunk))
 
-        def element(column: Prim) -> None:
-            fresh = evaluator.fresh()
-            index = Index(((dims, begin + column),), sizes)
-            T.buffer_store(store, fresh.compute(output, index), [index.flat()])
+        def at(column: Prim) -> None:
+            element(evaluator.fresh(), Index(((dims, begin + column),), sizes))
 
-        columns(count, knobs.lanes, sizes, element)
+        columns(count, knobs.lanes, sizes, at)
 
 
 def _runs(output: Value, inlined: list[Node]) -> list[tuple[int, int]]:

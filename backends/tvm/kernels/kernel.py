@@ -17,6 +17,7 @@ from tvm.tirx.script import builder as T
 from tunesmith.ir.constants import Constant
 from tunesmith.ir.dims import DimExpr, Sym, symbols_of
 from tunesmith.ir.graph import Node, Value
+from tunesmith.ir.in_place import storage_of
 from tunesmith.ir.target import Machine
 from tunesmith.ir.types import DType
 from tunesmith.runtime.manifest import WEIGHT_ALIGNMENT
@@ -31,13 +32,15 @@ from ..schedule.conv_knobs import ConvKnobs
 from ..schedule.depthwise import PlaneKnobs
 from ..schedule.gemm_knobs import GemmKnobs, pack_weights, packed_shape
 from ..schedule.knobs import Knobs
-from ..schedule.sweep import ElementKnobs, RowKnobs
+from ..schedule.strips import StripKnobs
+from ..schedule.sweep import ElementKnobs, RowKnobs, default_elements
 from .convolutions import ConvLayout, conv_work, emit_conv_group, emit_pool_group
-from .elementwise import emit_elementwise
+from .elementwise import emit_elementwise, emit_write
 from .literals import TVM_DTYPE
 from .products import emit_attention_group, emit_linear, emit_matmul
 from .reference_loops import emit_loops, emit_plain_matmul
 from .rows import emit_rows
+from .strips import emit_strips, strip_layouts
 from .templates import Template, template_of
 
 __all__ = ["Kernel", "WeightUse", "build_kernel"]
@@ -136,6 +139,7 @@ class Kernel:
         """Equal for groups that compute the same thing on other values."""
         names: dict[Value, str] = {v: f"r{i}" for i, v in enumerate(self.reads)}
         lines = [f"{self.group.kind} {self.group.by_rows} {self.machine}"]
+        lines += [f"after {len(self.group.feeding)}"] if self.group.feeding else []
         lines += [f"{s.low}<={s.name}<={s.high}" for s in self.symbols]
         lines += [f"{names[v]}: {v.type} {self._tile(v)} {_alignment(v)}" for v in self.reads]
         for number, node in enumerate([*self.inlined]):
@@ -152,6 +156,8 @@ class Kernel:
                 names[value] = f"n{number}.{i}"
             lines.append(f"{node.op.name}({operands}) {_attributes(node)} {node.results[0].type}")
         lines.append(" ".join(names[v] for v in self.group.outputs))
+        if self.group.overwritten is not None:
+            lines.append(f"in memory aligned to {_alignment(self.group.overwritten)}")
         return "\n".join(lines)
 
     @property
@@ -193,6 +199,9 @@ class Kernel:
             return None
         if value in self.tied:
             return self.tied[value]
+        if isinstance(self.knobs, StripKnobs):
+            layouts = strip_layouts(self.group, self.machine, self.knobs)
+            return WeightUse(constant, layout=layouts.get(value))
         knobs = self.knobs if value is self.weight else None
         if isinstance(knobs, ConvKnobs):
             return WeightUse(constant, layout=ConvLayout(conv_work(self.group.anchor), knobs))
@@ -222,7 +231,8 @@ class Kernel:
                 for number, value in enumerate(self.group.outputs):
                     count = sizes.expr(value.type.size)
                     dtype = TVM_DTYPE[value.type.dtype]
-                    stores.append(T.arg(f"w{number}", T.buffer((count,), dtype)))
+                    align = _alignment(value)
+                    stores.append(T.arg(f"w{number}", T.buffer((count,), dtype, align=align)))
                 for value, flags in buffers.items():
                     if value.type.dtype is DType.bool:  # of which TVM cannot load a vector
                         raw = {"data": flags.data, "align": flags.data_alignment}
@@ -247,6 +257,8 @@ class Kernel:
         anchor, store, machine = group.anchor, stores[0], self.machine
         if all(value.type.size == 0 for value in group.outputs):
             T.evaluate(0)
+        elif group.kind == "write":
+            emit_write(evaluator, anchor, store, self.inlined, default_elements(machine))
         elif group.kind == "elementwise":
             chosen = knobs if isinstance(knobs, ElementKnobs) else None
             emit_elementwise(evaluator, output, store, self.inlined, chosen)
@@ -255,6 +267,8 @@ class Kernel:
         elif group.kind == "gemm" and isinstance(knobs, GemmKnobs) and self.weight is not None:
             packed = evaluator.buffers[self.weight]
             emit_linear(evaluator, group, stores, packed, machine, knobs)
+        elif isinstance(knobs, StripKnobs):
+            emit_strips(evaluator, group, store, machine, knobs)
         elif group.kind == "conv" and knobs is not None and self.weight is not None:
             packed = evaluator.buffers[self.weight]
             emit_conv_group(evaluator, anchor, output, store, packed, machine, knobs)
@@ -275,9 +289,12 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
     reads: dict[Value, None] = {}
     inlined: dict[Node, None] = {}
     own = {v for node in group.nodes for v in node.results}
+    if group.overwritten is not None:
+        own.add(group.overwritten)  # it comes as what is written to
     done: set[Value] = set()
-    first, *further = (each.anchor for part in group.parts for each in part.products)
-    packed = first.operands[1] if group.kind in _PACKED else None
+    anchors = [each.anchor for part in group.parts for each in part.products]
+    further = anchors[1:] if group.kind == "gemm" else []
+    packed = {one.operands[1] for one in anchors} if group.kind in _PACKED else set()
 
     def visit(roots: Iterable[Value]) -> None:
         stack = [(v, False) for v in reversed(list(roots))]
@@ -291,7 +308,7 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
                 continue
             done.add(value)
             constant = value.constant
-            if constant is not None and constant.scalar is not None and value is not packed:
+            if constant is not None and constant.scalar is not None and value not in packed:
                 continue
             if value in in_memory or constant is not None or value.producer is None:
                 reads[value] = None
@@ -326,6 +343,7 @@ def _tells_zero(node: Node) -> bool:
 
 def _alignment(value: Value) -> int:
     """Bytes: what users pass in lies wherever they have it, all else where vectors begin."""
+    value = storage_of(value)
     given = value.producer is None and value.constant is None
     return value.type.dtype.bytes if given else WEIGHT_ALIGNMENT
 

@@ -8,11 +8,13 @@ crashes on reinterpreted bits and drops roundings; so every rule here sees f32 o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import Call
 from tvm.ir import Expr as Prim
 from tvm.tirx.script import builder as T
 
@@ -136,10 +138,19 @@ def _extreme(greater: bool) -> Rule:
         x, y = xs
         if not types[0].is_float:
             return tirx.Select(x > y if greater else x < y, x, y)
-        wins = x > y if greater else x < y
-        return tirx.Select(tirx.any(wins, is_nan(x)), x, y)  # a NaN in `y` loses no compare
+        if _is_number(y):
+            x, y = y, x
+        wins = x > y if greater else x < y  # a NaN loses every comparison, so one in `y` stays
+        return tirx.Select(wins if _is_number(x) else tirx.any(wins, is_nan(x)), x, y)
 
     return rule
+
+
+def _is_number(x: Prim) -> bool:
+    """Whether it is a constant other than NaN; of two values, one comparison then decides."""
+    while isinstance(x, Call) and x.op.name == "tirx.reinterpret":
+        (x,) = x.args
+    return isinstance(x, tirx.FloatImm) and not math.isnan(float(x.value))
 
 
 def _float_modulo(x: Prim, y: Prim) -> Prim:

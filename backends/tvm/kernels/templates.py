@@ -13,12 +13,22 @@ from tunesmith.ir.target import Machine
 from tunesmith.ir.types import DType
 
 from ..groups import Group
-from ..schedule import attention, batch_matmul, conv_knobs, depthwise, emit, gemm_knobs, sweep
+from ..schedule import (
+    attention,
+    batch_matmul,
+    conv_knobs,
+    depthwise,
+    emit,
+    gemm_knobs,
+    strips,
+    sweep,
+)
 from ..schedule.knobs import Knobs
 from .convolutions import conv_work, is_depthwise, pool_window
 from .elementwise import element_work
 from .products import attention_work, gemm_work
 from .rows import row_work
+from .strips import strip_work
 
 __all__ = ["Template", "template_of"]
 
@@ -54,7 +64,7 @@ class Template:
 
     def knobs(self, numbers: Mapping[str, int]) -> Knobs | None:
         """Knobs from their numbers; `None` if this kernel cannot be written by them."""
-        if {*numbers} != {*self.default.numbers()}:
+        if numbers.keys() != self.default.numbers().keys():
             return None
         knobs = self.default.of(dict(numbers))
         return knobs if knobs == self.default or self.fits(knobs) else None
@@ -70,6 +80,10 @@ def template_of(group: Group, machine: Machine, inlined: list[Node]) -> Template
         gemm = gemm_work(group)
         fits = partial(gemm_knobs.fits, gemm, machine)
         return _template("gemm", 1, gemm, gemm_knobs.default(gemm, machine), fits)
+    if group.kind == "conv" and group.feeding:
+        chain = strip_work(group.products)
+        fits = partial(strips.fits, chain, machine)
+        return _template("strips", 1, chain, strips.default(chain, machine), fits)
     if group.kind == "conv" and not is_depthwise(node):
         conv = conv_work(node)
         fits = partial(conv_knobs.fits, conv, machine)

@@ -127,13 +127,13 @@ class _Conv(Sums):
 
     def _parts(self, total: Expr) -> Dim:
         """In how many parts the channels are shared out: too few blocks leave threads idle."""
-        cores = self.machine.cores
+        cores = self.machine.cores if self.parallel else 1
         limit, known = min(cores, self.tiles), emit.static(total)
         if limit == 1:
             return 1
         if known is None:
-            few = total < 4 * cores
-            return T.Bind(T.Select(few, emit.index(limit), emit.index(1)))
+            uneven = T.And(total < 8 * cores, total % cores != 0)
+            return T.Bind(T.Select(uneven, emit.index(limit), emit.index(1)))
         return limit if known < 8 * cores and known % cores else 1
 
     def element(self, image: Expr, group: Expr, channel: Expr, y: Expr, x: Expr) -> Expr:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, product
 from operator import itemgetter
@@ -27,7 +27,7 @@ from .window import Plane, Window
 if TYPE_CHECKING:
     from tunesmith.ir.target import Machine
 
-__all__ = ["Fold", "PlaneKnobs", "default", "emit_planes", "fits"]
+__all__ = ["Fold", "PlaneKnobs", "default", "emit_planes", "emit_rows_of_planes", "fits"]
 
 LoadImage: TypeAlias = Callable[[Expr, Expr, Expr, Expr], Expr]
 StorePlace: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr], None]
@@ -117,36 +117,80 @@ def emit_planes(
     over the lanes of a vector whose variable is in `x`, or in a scalar loop; an element may be
     stored twice, with the same value.
     """
-    lanes = emit.lanes_of(machine)
     height = window.out[0]
-    known = emit.static(height)
-    rows = knobs.rows if known is None else min(knobs.rows, known)
+    rows = _at_most(knobs.rows, height)
     blocks = emit.ceil_div(height, rows)
     total = emit.index(batch) * channels * emit.index(blocks)
     size = emit.static(emit.index(batch) * channels * emit.index(window.pixels))
+    piece = _Piece(each, window, load, fold, store, emit.lanes_of(machine), knobs)
     with emit.loop(total, parallel=parallel and (size is None or size > _SMALL)) as task:
         block = T.Bind(task % emit.index(blocks))
         plane_number = T.Bind(task // emit.index(blocks))
         o = T.Bind(plane_number % channels)
         image = T.Bind(plane_number // channels)
-        first = T.Bind(block * rows)
+        piece.write(image, o, emit.index(0), block, height)
+
+
+def emit_rows_of_planes(
+    *,
+    image: Expr,
+    first: Expr,
+    count: int,
+    channels: int,
+    each: int,
+    window: Window,
+    load: LoadImage,
+    fold: Fold,
+    store: StorePlace,
+    machine: Machine,
+    knobs: PlaneKnobs,
+) -> None:
+    """The same for `count` rows from `first` on of one image, all channels, in one task."""
+    knobs = replace(knobs, rows=min(knobs.rows, count))
+    piece = _Piece(each, window, load, fold, store, emit.lanes_of(machine), knobs)
+    with emit.loop(channels) as o, emit.loop(emit.ceil_div(count, knobs.rows)) as block:
+        piece.write(image, o, first, block, count)
+
+
+def _at_most(rows: int, height: Dim) -> int:
+    known = emit.static(height)
+    return rows if known is None else min(rows, known)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of one channel."""
+
+    each: int
+    window: Window
+    load: LoadImage
+    fold: Fold
+    store: StorePlace
+    lanes: int
+    knobs: PlaneKnobs
+
+    def write(self, image: Expr, o: Expr, top: Expr, block: Expr, height: Dim) -> None:
+        """Block `block` of the `height` rows from `top` on."""
+        known, rows = emit.static(height), _at_most(self.knobs.rows, height)
+        start = T.Bind(block * rows)
         count = (
             rows
             if known is not None and known % rows == 0
-            else T.Bind(T.min(emit.index(rows), emit.index(height) - first))
+            else T.Bind(T.min(emit.index(rows), emit.index(height) - start))
         )
-        high = knobs.high if rows >= knobs.high else 1
-        plane = Plane(window, -(-rows // high) * high, lanes, fold.filling)
+        first = T.Bind(top + start)
+        high = self.knobs.high if rows >= self.knobs.high else 1
+        plane = Plane(self.window, -(-rows // high) * high, self.lanes, self.fold.filling)
         plane.clear()
-        plane.copy(lambda y, x: load(image, o // each, y, x), first, count)
-        some = _Rows(plane, window, fold, o, lanes, high)
+        plane.copy(lambda y, x: self.load(image, o // self.each, y, x), first, count)
+        some = _Rows(plane, self.window, self.fold, o, self.lanes, high)
         with emit.loop(emit.ceil_div(count, high)) as group:
             row = T.Bind(group * high)
 
             def put(r: int, x: Expr, value: Expr) -> None:
-                store(image, o, first + row + r, x, value)
+                self.store(image, o, first + row + r, x, value)
 
-            some.fold_all(row, knobs.wide, count, put)
+            some.fold_all(row, self.knobs.wide, count, put)
 
 
 Put: TypeAlias = Callable[[int, Expr, Expr], None]  # row within the group, column, value

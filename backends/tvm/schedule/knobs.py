@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 __all__ = ["Knobs", "knob"]
@@ -30,9 +30,19 @@ class Knobs:
     @classmethod
     def of(cls, numbers: dict[str, int]) -> Self:
         """Knobs from their numbers; `TypeError` if there are others."""
-        flags = {f.name for f in fields(cls) if f.type == "bool"}
-        return cls(**{name: bool(n) if name in flags else n for name, n in numbers.items()})
+        flags = _flags(cls)
+        return cls(**{name: bool(n) if flags.get(name) else n for name, n in numbers.items()})
 
     def numbers(self) -> dict[str, int]:
         """The number of each knob."""
-        return {name: int(value) for name, value in asdict(self).items()}
+        return {name: int(getattr(self, name)) for name in _flags(type(self))}
+
+
+_known: dict[type, dict[str, bool]] = {}
+
+
+def _flags(kind: type[Knobs]) -> dict[str, bool]:
+    """The name of each knob, and whether it is one of two; a search asks for millions of them."""
+    if kind not in _known:
+        _known[kind] = {f.name: f.type == "bool" for f in fields(kind)}
+    return _known[kind]
