@@ -102,6 +102,7 @@ def legalize(graph: Graph) -> bool:
                 rewriter.replace_node(node, builder.inline(body, node.operands))
                 pending = True
     _turn_masks(graph, rewriter)
+    _part_weights(graph, rewriter)
     _copy_outputs(graph, rewriter)
     return rewriter.changed
 
@@ -167,6 +168,25 @@ def _turn_masks(graph: Graph, rewriter: Rewriter) -> None:
             (by_keys,) = builder.emit_values(OPS["transpose"], [mask], perm)
             (turned[mask],) = builder.emit_values(OPS["transpose"], [by_keys], perm)
         rewriter.set_operand(node, 3, turned[mask])
+
+
+_WEIGHED = ("conv", "linear")
+
+
+def _part_weights(graph: Graph, rewriter: Rewriter) -> None:
+    """A weight that is an operand of something else too is another value there: it lies otherwise.
+
+    A kernel may read both, and knows its reads by their values.
+    """
+    for node in list(graph.nodes):
+        if node.op.name not in _WEIGHED:
+            continue
+        producer = node.present_operands[1].producer
+        if producer is None or producer.op.name != "constant":
+            continue
+        if any(user.op.name not in _WEIGHED or place != 1 for user, place in producer.result.users):
+            (own,) = rewriter.before(node).emit_values(producer.op, [], producer.attributes)
+            rewriter.set_operand(node, 1, own)
 
 
 def _copy_outputs(graph: Graph, rewriter: Rewriter) -> None:

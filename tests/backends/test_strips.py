@@ -50,6 +50,7 @@ class Chain:
     between: str = CLIP
     behind: str = CLIP
     result: str = "%y"
+    front: str = ""  # what makes %q of %x
 
     def graph(self, seed: int = 0) -> Graph:
         """The graph, its weights and biases constants."""
@@ -65,9 +66,9 @@ class Chain:
             "w3": (self.last, wide, 1, 1), "b3": (self.last,),
         }  # fmt: skip
         used = [n for n in shapes if (self.first or n[1] != "1") and (self.last or n[1] != "3")]
-        body, x = "", "x"
+        body, x = self.front, "q" if self.front else "x"
         if self.first:
-            body += f"%e = conv(%x, %w1, %b1) {ONE}\n" + self.between.format(to="f", of="e")
+            body += f"%e = conv(%{x}, %w1, %b1) {ONE}\n" + self.between.format(to="f", of="e")
             x = "f"
         body += f"%c = conv(%{x}, %w2, %b2) {window}\n"
         if self.last:
@@ -126,12 +127,64 @@ def test_edges(name: str) -> None:
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_every_cut(rows: int, strides: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one row, a strip that overlaps the one before it, and the whole image."""
+    monkeypatch.setenv("TUNESMITH_CACHE", "off")  # the name of a kernel tells nothing of defaults
     monkeypatch.setattr(strips, "default", lambda *_: strips.StripKnobs(rows=rows))
     case = Chain("1, 5, 31, 33", 12, 7, 5, strides=strides)
     on = small()
     built = check(case.graph(), random_feeds(case.graph(), {}), on)
     (row,) = (row for row in built.lowered.kernels if row["knobs"])
     assert row["knobs"] == {"rows": rows}
+
+
+@pytest.mark.parametrize("shape", ["33", "31, 1", "1, 5, 31, 33", "5, 1, 1", "31, 33"])
+def test_what_is_multiplied_in_front(shape: str) -> None:
+    """A pointwise product asks for places in all rows, not for rows and columns."""
+    image = f"1, 5, 31, 33], %m: f32[{shape}"
+    graph = Chain(image, 12, 7, 5, front="%q = mul(%x, %m)\n").graph()
+    assert len(chains(graph, small())) == 1
+    alone = parse_graph(f"""graph @f(%x: f32[1, 4, 15, 20], %m: f32[20], %w: f32[8, 4, 1, 1]) {{
+      %q = mul(%x, %m)
+      %y = conv(%q, %w) {ONE}
+      return %y
+    }}""")
+    weight = {"w": np.random.default_rng(0).standard_normal((8, 4, 1, 1)).astype("f4")}
+    for one in (graph, pin(alone, {}, weight)):
+        check_guarded(one, [random_feeds(one, {})], small())
+
+
+def test_a_weight_that_is_also_multiplied_in_front() -> None:
+    text = f"""graph @f(%x: f32[1, 8, 31, 33], %d: f32[8, 1, 3, 3], %w: f32[1, 8, 1, 1]) {{
+      %c = conv(%x, %d) {ONE.replace("groups = 1", "groups = 8")}
+      %m = mul(%c, %w)
+      %y = conv(%m, %w) {ONE}
+      return %y
+    }}"""
+    rng = np.random.default_rng(0)
+    shapes = {"d": (8, 1, 3, 3), "w": (1, 8, 1, 1)}
+    weights = {n: rng.standard_normal(shape).astype("f4") for n, shape in shapes.items()}
+    graph = pin(parse_graph(text), {}, weights)
+    check(graph, random_feeds(graph, {}), small())
+
+
+def test_a_chain_ends_where_more_would_be_computed_twice() -> None:
+    """Thirteen depthwise convolutions with their products, as MobileNet has them."""
+    body, x, weights, rng = [], "x", {}, np.random.default_rng(0)
+    for n in range(8):
+        weights[f"d{n}"] = rng.standard_normal((16, 1, 3, 3)).astype("f4")
+        weights[f"p{n}"] = rng.standard_normal((16, 16, 1, 1)).astype("f4")
+        window = "{strides = [1, 1], low = [1, 1], high = [1, 1], dilations = [1, 1], groups = 16}"
+        body += [f"%c{n} = conv(%{x}, %d{n}) {window}", f"%y{n} = conv(%c{n}, %p{n}) {ONE}"]
+        x = f"y{n}"
+    types = "".join(f", %{n}: f32{list(w.shape)}" for n, w in weights.items())
+    lines = "\n".join(body)
+    text = f"graph @f(%x: f32[1, 16, 48, 48]{types}) {{\n{lines}\nreturn %{x}\n}}"
+    graph = pin(parse_graph(text), {}, weights)
+    machine = replace(find_target("x86-64-v4", threads=2).machine, l2_bytes=1 << 17, cores=2)
+    for chain in chains(graph, replace(small(), machine=machine)):
+        work = strip_work(chain.products)
+        rows = strips.default(work, machine).rows
+        computed = -(-work.height // rows) * work.products(rows)
+        assert computed < 1.4 * work.products(work.height), len(work.stages)
 
 
 @pytest.mark.parametrize(

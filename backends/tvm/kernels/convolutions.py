@@ -150,6 +150,13 @@ class Ends:
         )
         return self.evaluator.fresh().read(x, at)
 
+    def load_pixel(self, image: Prim, channel: Prim, _: Prim, pixel: Prim) -> Prim:
+        """The element at a place in all rows of a channel, which a pointwise product reads by."""
+        x, sizes = self.node.present_operands[0], self.evaluator.sizes
+        shape = x.type.shape
+        at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
+        return self.evaluator.fresh().read(x, at)
+
     def write(
         self,
         store: tirx.Buffer,
@@ -196,7 +203,7 @@ def emit_conv_group(
         conv.emit_conv(
             batch=_size(shape[0], sizes),
             work=work,
-            load=ends.load,
+            load=ends.load_pixel if work.window.pointwise else ends.load,
             weight=weight,
             store=write,
             machine=machine,

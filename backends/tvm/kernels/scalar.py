@@ -138,8 +138,9 @@ def _extreme(greater: bool) -> Rule:
         x, y = xs
         if not types[0].is_float:
             return tirx.Select(x > y if greater else x < y, x, y)
-        if _is_number(y):
-            x, y = y, x
+        if _is_number(y):  # which wins where both are equal, as zeros of two signs are
+            wins = y >= x if greater else y <= x
+            return tirx.Select(wins, y, x)
         wins = x > y if greater else x < y  # a NaN loses every comparison, so one in `y` stays
         return tirx.Select(wins if _is_number(x) else tirx.any(wins, is_nan(x)), x, y)
 

@@ -19,6 +19,7 @@ from ..evaluator import Evaluator
 from ..schedule import conv, conv_knobs, depthwise, emit
 from ..schedule.conv_costs import ConvWork, plane_sizes
 from ..schedule.strips import StripKnobs, StripWork, held_rows
+from ..schedule.window import Window
 from .convolutions import ConvLayout, Ends, conv_work, depthwise_fold, is_depthwise
 
 if TYPE_CHECKING:
@@ -63,11 +64,14 @@ def strip_layouts(group: Group, machine: Machine, knobs: StripKnobs) -> dict[Val
 
 def _layout(work: ConvWork, rows: int, machine: Machine) -> ConvLayout:
     """The product of a strip, as one core computes it; pixels are neighbours over its rows."""
-    width = plane_sizes(work.window)
-    assert width is not None
-    strip = replace(work.window, image=(rows, width[1]), out=(rows, width[1]))
-    part = replace(work, window=strip)
+    strip = replace(work.window, image=(rows, work.window.image[1]))
+    part = replace(work, window=_rows_of(strip, rows))
     return ConvLayout(part, conv_knobs.default(part, replace(machine, cores=1)))
+
+
+def _rows_of(window: Window, rows: int) -> Window:
+    """The window, for so many rows of the result."""
+    return replace(window, out=(rows, window.out[1]))
 
 
 def emit_strips(
@@ -90,7 +94,8 @@ def emit_strips(
         strip: _Strip | None = None
         for stage, work, begin, count in zip(stages, works, firsts, rows, strict=True):
             ends = Ends(evaluator, stage.anchor, stage.outputs[0])
-            load = ends.load if strip is None else strip.load
+            load: conv.LoadImage = ends.load if work.groups > 1 else ends.load_pixel
+            load = load if strip is None else strip.load
             write = partial(ends.write, store)
             if stage is not group:
                 strip = _Strip.of(work, begin, count)
@@ -108,7 +113,7 @@ def emit_strips(
                     fold=depthwise_fold(work, packed),
                     store=partial(_at_pixel, write, work),
                     machine=machine,
-                    knobs=depthwise.default(work.window, machine),
+                    knobs=depthwise.default(_rows_of(work.window, count), machine),
                 )
             else:
                 layout = layouts[stage.anchor.present_operands[1]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import emit
@@ -45,10 +45,17 @@ class StripWork:
         """Rows of the last result."""
         return _sizes(self.stages[-1])[0]
 
+    @property
+    def before(self) -> StripWork:
+        """The chain without its last convolution."""
+        return replace(self, stages=self.stages[:-1])
+
     def held(self, rows: int) -> int:
-        """Bytes of what a strip has between its convolutions."""
+        """Bytes of what a strip has between its convolutions, and of the weights it passes over."""
         between = zip(self.stages[:-1], held_rows(self.stages, rows)[:-1], strict=True)
-        return sum(count * _row_bytes(stage) for stage, count in between)
+        weights = sum(stage.groups * stage.out * stage.depth for stage in self.stages)
+        images = sum(count * _row_bytes(stage) for stage, count in between)
+        return images + weights * emit.FLOAT_BYTES
 
     def moved(self) -> int:
         """Bytes that go to memory and come back if each is a kernel of its own."""
@@ -86,15 +93,25 @@ def fits(work: StripWork, machine: Machine, knobs: StripKnobs) -> bool:
 
 
 def pays(work: StripWork, machine: Machine) -> bool:
-    """Whether strips compute less twice than memory would take to hold what is between.
+    """Whether the last convolution costs less in the chain than what is before it in memory does.
 
-    A result that the second caches hold between two kernels need not go to memory at all.
+    What the second caches hold between two kernels need not go to memory at all. Beyond that, more
+    rows are computed twice the longer a chain is.
     """
     least, _ = _best(work, machine)
     if work.moved() // 2 < machine.cores * machine.l2_bytes // 2 or math.isinf(least):
         return False
-    more = least * machine.cores - work.images * work.products(work.height)
-    return more < work.moved() * _MOVING
+    alone = replace(work, stages=work.stages[-1:])
+    apart = _least(work.before, machine) + _least(alone, machine)
+    saved = work.moved() - work.before.moved()
+    return (least - apart) * machine.cores < saved * _MOVING
+
+
+def _least(work: StripWork, machine: Machine) -> float:
+    """The multiplications of a core, of a chain or of one convolution, which is cut at will."""
+    if len(work.stages) > 1:
+        return _best(work, machine)[0]
+    return work.images * work.products(work.height) / machine.cores
 
 
 def _best(work: StripWork, machine: Machine) -> tuple[float, int]:
