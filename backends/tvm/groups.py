@@ -27,8 +27,8 @@ _PICKING = ("gather", "gather_elements", "gather_nd")
 class Group:
     """One kernel: what it computes first, and what is done to each element before it is stored.
 
-    A kernel of products may have several (`siblings.py`): others whose results are read by this
-    epilogue alone, and others with results of their own.
+    A kernel may have several: others whose results only this one reads (`siblings.py` of products,
+    `chains.py` of convolutions), and products with results of their own.
     """
 
     kind: str  # elementwise, rows, gemm, conv, pool, attention, matmul, loops, write or bind
@@ -49,10 +49,14 @@ class Group:
         return [*self.feeding, self]
 
     @property
+    def everything(self) -> list[Group]:
+        """All that the kernel computes, itself and the others in it, each after what feeds it."""
+        return [product for part in self.parts for product in part.products]
+
+    @property
     def nodes(self) -> list[Node]:
         """All nodes of the kernel, each after what it reads."""
-        each = [product for part in self.parts for product in part.products]
-        return [node for one in each for node in (one.anchor, *one.epilogue)]
+        return [node for one in self.everything for node in (one.anchor, *one.epilogue)]
 
     @property
     def outputs(self) -> list[Value]:

@@ -20,7 +20,17 @@ from tunesmith.ir.target import Target
 from tunesmith.ir.types import DType
 from tunesmith.runtime.tvm_module import TvmModule
 
-__all__ = ["Array", "Built", "assert_close", "build", "check", "merge", "pin", "target"]
+__all__ = [
+    "Array",
+    "Built",
+    "assert_close",
+    "build",
+    "check",
+    "merge",
+    "pin",
+    "target",
+    "text_of_kernels",
+]
 
 Array = NDArray[np.generic]
 
@@ -63,6 +73,16 @@ def build(graph: Graph, on: Target | None = None) -> Built:
     backend = TvmBackend()
     lowered = backend.lower(graph, on or target())
     return Built(graph, lowered, backend.build(lowered))
+
+
+def text_of_kernels(lowered: Lowered) -> str:
+    """The kind and the operators of each kernel."""
+    found = []
+    for kernel in lowered.kernels:
+        nodes = kernel["nodes"]
+        assert isinstance(nodes, list)
+        found.append(" ".join([str(kernel["kind"]), *map(str, nodes)]))
+    return " | ".join(found)
 
 
 def check(graph: Graph, feeds: Mapping[str, Array], on: Target | None = None) -> Built:

@@ -17,7 +17,7 @@ from tunesmith.ir.text import parse_graph
 
 from .guarded import check_guarded
 from .random_graphs import random_graph
-from .running import Array, merge, pin, target
+from .running import Array, merge, pin, target, text_of_kernels
 
 pytestmark = pytest.mark.tvm
 
@@ -187,12 +187,7 @@ def test_few_keys_are_read_where_they_are(length: int, kernels: int) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_kernels(name: str) -> None:
     lowered = TvmBackend().lower(ALL[name].graph(), target())
-    found = []
-    for kernel in lowered.kernels:
-        nodes = kernel["nodes"]
-        assert isinstance(nodes, list)
-        found.append(" ".join([str(kernel["kind"]), *map(str, nodes)]))
-    assert " | ".join(found) == ALL[name].kernels
+    assert text_of_kernels(lowered) == ALL[name].kernels
 
 
 def random_feeds(graph: Graph, batch: int, length: int) -> dict[str, Array]:

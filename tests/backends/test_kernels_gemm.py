@@ -121,7 +121,7 @@ def random_weight(inner: int, cols: int, dtype: str) -> NDArray[Any]:
 def test_symbolic_rows(machine: Machine, dtype: str, inner: int, cols: int) -> None:
     weight = random_weight(inner, cols, dtype)
     lib, knobs = build_gemm(None, inner, cols, machine, dtype)
-    packed = tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs))
+    packed = tvm.runtime.tensor(gemm_knobs.pack_weights([weight], knobs))
     for rows in (*ROWS, 300):
         check_gemm(lib, packed, weight, rows, rows)
 
@@ -131,7 +131,9 @@ def test_symbolic_rows(machine: Machine, dtype: str, inner: int, cols: int) -> N
 def test_static_rows(rows: int, dtype: str) -> None:
     weight = random_weight(67, 100, dtype)
     lib, knobs = build_gemm(rows, 67, 100, machines()[0], dtype)
-    check_gemm(lib, tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs)), weight, rows, rows)
+    check_gemm(
+        lib, tvm.runtime.tensor(gemm_knobs.pack_weights([weight], knobs)), weight, rows, rows
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -140,7 +142,9 @@ def test_sums_that_wait_in_memory(rows: int, dtype: str) -> None:
     weight = random_weight(3075, 250, dtype)
     lib, knobs = build_gemm(rows, 3075, 250, machines()[0], dtype)
     assert knobs.chunk > 1
-    check_gemm(lib, tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs)), weight, rows, rows)
+    check_gemm(
+        lib, tvm.runtime.tensor(gemm_knobs.pack_weights([weight], knobs)), weight, rows, rows
+    )
 
 
 def test_error_grows_no_faster_than_numpy() -> None:
@@ -149,7 +153,7 @@ def test_error_grows_no_faster_than_numpy() -> None:
     x = np.random.default_rng(1).standard_normal((64, 3072)).astype(np.float32)
     y = tvm.runtime.tensor(np.zeros((64, 192), np.float32))
     zero = tvm.runtime.tensor(np.zeros(192, np.float32))
-    packed = tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs))
+    packed = tvm.runtime.tensor(gemm_knobs.pack_weights([weight], knobs))
     lib["main"](tvm.runtime.tensor(x), packed, zero, y)
     exact = x.astype(np.float64) @ weight
     ours, theirs = np.abs(y.numpy() - exact).max(), np.abs(x @ weight - exact).max()
@@ -163,7 +167,7 @@ def test_fused_gelu_and_registers() -> None:
     x = np.random.default_rng(2).standard_normal((13, 64)).astype(np.float32)
     bias = np.random.default_rng(3).standard_normal(96).astype(np.float32)
     y = tvm.runtime.tensor(np.zeros((13, 96), np.float32))
-    packed = tvm.runtime.tensor(gemm_knobs.pack_weight(weight, knobs))
+    packed = tvm.runtime.tensor(gemm_knobs.pack_weights([weight], knobs))
     lib["main"](tvm.runtime.tensor(x), packed, tvm.runtime.tensor(bias), y)
     import math
 

@@ -17,7 +17,7 @@ from tunesmith.ir.interpreter import evaluate
 from tunesmith.ir.text import parse_graph
 
 from .guarded import check_guarded
-from .running import Array, assert_close, build, merge, pin, target
+from .running import Array, assert_close, build, merge, pin, target, text_of_kernels
 
 pytestmark = pytest.mark.tvm
 
@@ -228,12 +228,7 @@ ALL = {**JOINED, **APART}
 def test_kernels(name: str) -> None:
     """Of one target: how wide panels are differs, and with it what it pays to join."""
     lowered = TvmBackend().lower(ALL[name].graph(), find_target("x86-64-v4", threads=1))
-    found = []
-    for kernel in lowered.kernels:
-        nodes = kernel["nodes"]
-        assert isinstance(nodes, list)
-        found.append(" ".join([str(kernel["kind"]), *map(str, nodes)]))
-    assert " | ".join(found) == ALL[name].kernels
+    assert text_of_kernels(lowered) == ALL[name].kernels
 
 
 def test_numbers() -> None:

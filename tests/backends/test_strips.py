@@ -167,7 +167,7 @@ def test_a_weight_that_is_also_multiplied_in_front() -> None:
 
 
 def test_a_chain_ends_where_more_would_be_computed_twice() -> None:
-    """Thirteen depthwise convolutions with their products, as MobileNet has them."""
+    """Depthwise convolutions and their products by turns, as MobileNet has them."""
     body, x, weights, rng = [], "x", {}, np.random.default_rng(0)
     for n in range(8):
         weights[f"d{n}"] = rng.standard_normal((16, 1, 3, 3)).astype("f4")
@@ -180,7 +180,9 @@ def test_a_chain_ends_where_more_would_be_computed_twice() -> None:
     text = f"graph @f(%x: f32[1, 16, 48, 48]{types}) {{\n{lines}\nreturn %{x}\n}}"
     graph = pin(parse_graph(text), {}, weights)
     machine = replace(find_target("x86-64-v4", threads=2).machine, l2_bytes=1 << 17, cores=2)
-    for chain in chains(graph, replace(small(), machine=machine)):
+    found = chains(graph, replace(small(), machine=machine))
+    assert found
+    for chain in found:
         work = strip_work(chain.products)
         rows = strips.default(work, machine).rows
         computed = -(-work.height // rows) * work.products(rows)
@@ -256,8 +258,9 @@ def _groups(case: Chain) -> list[Group]:
     return [Group("conv", node) for node in graph.nodes if node.op.name == "conv"]
 
 
-def test_the_kernel_is_tuned_as_one() -> None:
+def test_the_kernel_is_one_and_reads_each_weight_once() -> None:
     graph = CASES["all three"].graph()
     (row,) = TvmBackend().lower(graph, small()).kernels
     nodes = row["nodes"]
     assert row["kind"] == "conv" and isinstance(nodes, list) and nodes.count("conv") == 3
+    assert row["weight_bytes"] == str(4 * (12 * 5 + 12 + 12 * 9 + 12 + 7 * 12 + 7))

@@ -127,12 +127,14 @@ class Kernel:
 
     @property
     def packed(self) -> list[Value]:
-        """All constants that are packed into one argument: weights in the order of products."""
+        """All constants that are packed into one argument: weights in the order of products.
+
+        In a chain of convolutions each has an argument of its own; this is that of the last.
+        """
         if self.group.kind not in _PACKED:
             return []
-        return [
-            each.anchor.present_operands[1] for part in self.group.parts for each in part.products
-        ]
+        parts = self.group.everything if self.group.kind == "gemm" else [self.group]
+        return [part.anchor.present_operands[1] for part in parts]
 
     @property
     def key(self) -> str:
@@ -292,7 +294,7 @@ def build_kernel(group: Group, in_memory: set[Value], machine: Machine) -> Kerne
     if group.overwritten is not None:
         own.add(group.overwritten)  # it comes as what is written to
     done: set[Value] = set()
-    anchors = [each.anchor for part in group.parts for each in part.products]
+    anchors = [part.anchor for part in group.everything]
     further = anchors[1:] if group.kind == "gemm" else []
     packed = {one.operands[1] for one in anchors} if group.kind in _PACKED else set()
 

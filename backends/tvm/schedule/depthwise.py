@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product
 from operator import itemgetter
@@ -146,9 +146,9 @@ def emit_rows_of_planes(
     knobs: PlaneKnobs,
 ) -> None:
     """The same for `count` rows from `first` on of one image, all channels, in one task."""
-    knobs = replace(knobs, rows=min(knobs.rows, count))
+    blocks = emit.ceil_div(count, _at_most(knobs.rows, count))
     piece = _Piece(each, window, load, fold, store, emit.lanes_of(machine), knobs)
-    with emit.loop(channels) as o, emit.loop(emit.ceil_div(count, knobs.rows)) as block:
+    with emit.loop(channels) as o, emit.loop(blocks) as block:
         piece.write(image, o, first, block, count)
 
 

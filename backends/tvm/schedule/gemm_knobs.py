@@ -22,7 +22,6 @@ __all__ = [
     "GemmWork",
     "default",
     "fits",
-    "pack_weight",
     "pack_weights",
     "packed_shape",
     "padded_columns",
@@ -171,11 +170,6 @@ def fits(work: GemmWork, machine: Machine, knobs: GemmKnobs) -> bool:
     )
 
 
-def pack_weight(weight: NDArray[Any], knobs: GemmKnobs) -> NDArray[Any]:
-    """Return `weight[K, N]` as panels `[ceil(N / tile_n), K, tile_n]`, padded with zeros."""
-    return pack_weights([weight], knobs)
-
-
 def packed_shape(shapes: Sequence[tuple[int, ...]], knobs: GemmKnobs) -> tuple[int, int, int]:
     """The shape of what `pack_weights` returns for weights of these shapes."""
     panels = sum(-(-cols // knobs.tile_n) for _, cols in shapes)
@@ -187,7 +181,7 @@ def pack_weights(
 ) -> NDArray[Any]:
     """Return weights `[K, N_i]` as panels `[sum(ceil(N_i / tile_n)), K, tile_n]`, each padded.
 
-    The panels of `together` neighbours, which are equally wide, take turns.
+    Padding is zeros. The panels of `together` neighbours, which are equally wide, take turns.
     """
     width = knobs.tile_n
     packed = np.empty(packed_shape([w.shape for w in weights], knobs), weights[0].dtype)
