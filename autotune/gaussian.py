@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Process", "expected_improvement", "fit"]
+__all__ = ["SIGNAL", "Process", "expected_improvement", "fit"]
 
 Floats = NDArray[np.floating[Any]]
 
-_SIGNAL = 0.12  # standard deviation of log ratios over the space, before anything is known
+SIGNAL = 0.12  # standard deviation of log ratios over the space, before anything is known
 _NOISE = 0.01  # of a measured median
 _LENGTHS = (0.2, 0.4, 0.8, 1.6)  # over which a knob, from its least value to its greatest, matters
 
@@ -34,10 +34,10 @@ class Process:
     def predict(self, points: Floats, prior: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation at `points[m, d]`, of which `prior[m]` was expected."""
         if not len(self.points):
-            return prior, np.full(len(points), _SIGNAL)
+            return prior, np.full(len(points), SIGNAL)
         cross = _covariance(points, self.points, self.length)
         solved = np.linalg.solve(self.factor, cross.T)
-        variance = np.maximum(_SIGNAL**2 - (solved**2).sum(0), 1e-12)
+        variance = np.maximum(SIGNAL**2 - (solved**2).sum(0), 1e-12)
         return prior + cross @ self.weights, np.sqrt(variance)
 
 
@@ -76,5 +76,5 @@ def _covariance(one: Floats, other: Floats, length: float) -> Floats:
     """Matérn 5/2: knobs are steps, not smooth curves."""
     squares = ((one[:, None, :] - other[None, :, :]) ** 2).sum(-1)
     distance = np.sqrt(5.0 * squares) / length
-    result: Floats = _SIGNAL**2 * (1 + distance + distance**2 / 3) * np.exp(-distance)
+    result: Floats = SIGNAL**2 * (1 + distance + distance**2 / 3) * np.exp(-distance)
     return result

@@ -21,7 +21,7 @@ import numpy as np
 
 from .measure import Outcome, Task, Workers
 from .records import Device, Record, TrialTaken, Verdict, Workload
-from .search import Observation, Search, Searcher, untried
+from .search import Observation, Search, Searcher, first_gain, untried
 
 __all__ = [
     "CONFIRMED",
@@ -212,6 +212,10 @@ class Tuner:
 
     def _expect(self, state: State) -> None:
         """What may be expected of the next round of a kernel, by its own trials."""
+        if not state.rounds:  # not the search, which takes its time: nothing was measured yet
+            alternatives = any(len(values) > 1 for values in state.task.space.values.values())
+            state.gain = state.task.seconds * first_gain() if alternatives else 0.0
+            return
         some, share = state.search.propose(1)
         patient = some and state.idle < _PATIENCE
         state.gain = state.task.seconds * state.ratio * share if patient else 0.0

@@ -1,0 +1,86 @@
+"""How long two kernels race: a candidate that has surely lost takes no more time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tunesmith.autotune.search import Observation, Search, Space, first_gain
+from tunesmith.backends.tvm.standalone import Variant, Workbench
+
+
+@dataclass
+class _Clock:
+    """Time that passes only while a kernel runs."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _variant(clock: _Clock, seconds: float, jitter: float, seed: int) -> Variant:
+    random = np.random.default_rng(seed)
+
+    def function(*_: Any) -> None:
+        clock.now += seconds * (1.0 + jitter * random.random())
+
+    return Variant(function, [()], [], [])
+
+
+@pytest.mark.parametrize(
+    ("slower", "whole"), [(2.0, False), (1.1, False), (1.01, True), (1.0, True), (0.8, True)]
+)
+def test_a_race_ends_when_it_is_surely_lost(slower: float, whole: bool) -> None:
+    clock = _Clock()
+    one = _variant(clock, 0.001 * slower, 0.02, 1)
+    other = _variant(clock, 0.001, 0.02, 2)
+    times, baseline = Workbench.__new__(Workbench).race(one, other, seconds=0.3, clock=clock)
+    assert len(times) == len(baseline) >= 7
+    assert (clock.now >= 0.3) == whole
+    assert np.median(np.divide(times, baseline)) == pytest.approx(slower, rel=0.02)
+
+
+def test_a_noisy_race_is_not_lost_by_one_bad_pair() -> None:
+    clock, calls = _Clock(), 0
+
+    def stumbling(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        clock.now += 0.005 if calls in (4, 5, 9) else 0.001
+
+    other = _variant(clock, 0.001, 0.0, 2)
+    Workbench.__new__(Workbench).race(
+        Variant(stumbling, [()], [], []), other, seconds=0.3, clock=clock
+    )
+    assert clock.now >= 0.3
+
+
+def test_results_of_the_reference_are_computed_once() -> None:
+    runs: list[str] = []
+
+    def variant(name: str, value: float) -> Variant:
+        memory = np.full(3 * 4096, 0xA5, np.uint8)
+        result = memory[4096:8192].view(np.float32)
+
+        def function(*_: Any) -> None:
+            runs.append(name)
+            result[:] = value
+
+        return Variant(function, [()], [result], [memory])
+
+    bench, reference = Workbench.__new__(Workbench), variant("reference", 1.0)
+    assert bench.differs(variant("same", 1.0), reference) == ""
+    assert "1024 of 1024 elements differ" in bench.differs(variant("other", 1.5), reference)
+    assert runs == ["same", "reference", "other"]
+
+
+def test_before_any_trial_a_kernel_is_worth_what_the_process_expects() -> None:
+    space = Space({"a": (1, 2, 3, 4, 5, 6, 7, 8)}, {"a": 1}, lambda knobs: True)
+    search = Search(space, "seed")
+    search.observe(Observation({"a": 1}, 1.0))
+    _, share = search.propose(1)
+    assert 0.5 * share < first_gain() < 2.0 * share
