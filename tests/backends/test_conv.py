@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from tunesmith.backends.targets import find_target
+from tunesmith.backends.tvm.compile import TvmBackend
+from tunesmith.backends.tvm.kernels.kernel import Kernel
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.interpreter import evaluate
 from tunesmith.ir.target import Target
@@ -237,3 +239,14 @@ def test_errors_grow_no_faster_than_those_of_a_blocked_sum() -> None:
     exact += bias.constant.array.reshape(1, -1, 1, 1)
     (got,) = build(graph).run(feeds)
     assert np.abs(got - exact).max() < 4e-5 * np.sqrt(4608)
+
+
+@pytest.mark.parametrize("behind", ["", CLIP])
+def test_results_are_asked_for_before_they_are_stored(behind: str) -> None:
+    """A store waits for its line if nobody asked."""
+    graph = Conv("1, 20, 7, 9", 24, (1, 1), 20, behind=behind).graph()
+    (kernel,) = TvmBackend().lower(graph, target()).tunable.values()
+    assert isinstance(kernel, Kernel)
+    text = kernel.function().script()
+    lines = [line for line in text.splitlines() if "llvm.prefetch" in line]
+    assert lines and all("w0[" in line for line in lines)

@@ -14,7 +14,7 @@ from tvm.tirx.script import builder as T
 from tunesmith.ir.dims import Dim, DimExpr
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.target import Machine
-from tunesmith.ir.types import DType
+from tunesmith.ir.types import DType, Shape
 
 from ..evaluator import Evaluator
 from ..index import Index, Sizes
@@ -152,9 +152,8 @@ class Ends:
 
     def load_pixel(self, image: Prim, channel: Prim, _: Prim, pixel: Prim) -> Prim:
         """The element at a place in all rows of a channel, which a pointwise product reads by."""
-        x, sizes = self.node.present_operands[0], self.evaluator.sizes
-        shape = x.type.shape
-        at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
+        x = self.node.present_operands[0]
+        at = self._place(x.type.shape, image, channel, pixel)
         return self.evaluator.fresh().read(x, at)
 
     def write(
@@ -167,13 +166,23 @@ class Ends:
         place: Prim | None = None,
     ) -> None:
         """Add the bias, and store it through what is fused behind it, maybe at another `place`."""
-        sizes, shape = self.evaluator.sizes, self.node.result.type.shape
+        shape = self.node.result.type.shape
         bias = self.node.operands[2] if len(self.node.operands) > 2 else None
         reader = self.evaluator.fresh()
         if bias is not None:
-            value = value + reader.read(bias, Index(((shape[1:2], channel),), sizes))
-        at = Index(((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel)), sizes)
+            own = Index(((shape[1:2], channel),), self.evaluator.sizes)
+            value = value + reader.read(bias, own)
+        at = self._place(shape, image, channel, pixel)
         reader.finish(self.node, self.output, store, at, value, place)
+
+    def ask(self, store: tirx.Buffer, image: Prim, channel: Prim, pixel: Prim) -> None:
+        """Ask for the memory that `write` stores to."""
+        at = self._place(self.node.result.type.shape, image, channel, pixel)
+        emit.ask(store, [at.flat()], write=True, near=3)
+
+    def _place(self, shape: Shape, image: Prim, channel: Prim, pixel: Prim) -> Index:
+        parts = ((shape[:1], image), (shape[1:2], channel), (shape[2:], pixel))
+        return Index(parts, self.evaluator.sizes)
 
 
 def depthwise_fold(work: conv_costs.ConvWork, weight: tirx.Buffer) -> depthwise.Fold:
@@ -208,6 +217,7 @@ def emit_conv_group(
             store=write,
             machine=machine,
             knobs=knobs,
+            ask=partial(ends.ask, store),
         )
         return
     assert isinstance(knobs, depthwise.PlaneKnobs)

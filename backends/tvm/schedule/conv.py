@@ -37,6 +37,7 @@ __all__ = ["emit_conv"]
 
 LoadImage: TypeAlias = Callable[[Expr, Expr, Expr, Expr], Expr]
 StorePixel: TypeAlias = Callable[[Expr, Expr, Expr, Expr], None]
+AskPixel: TypeAlias = Callable[[Expr, Expr, Expr], None]
 Block: TypeAlias = Callable[[Expr, Expr, Expr, Expr, Expr], None]
 
 
@@ -50,15 +51,17 @@ def emit_conv(
     machine: Machine,
     knobs: ConvKnobs,
     parallel: bool = True,
+    ask: AskPixel | None = None,
 ) -> None:
     """Write `store(n, o, pixel, sum)` for every element of the result.
 
     `load(n, c, y, x)` reads the image inside its edges; `weight` is what `pack_weight` returns.
     `pixel` is the offset in a channel of the result; `store` is called in a loop over the lanes of
     a vector of pixels, or for one pixel. An element may be stored twice, with the same value.
+    `ask(n, o, pixel)` asks for the memory that an element will be stored to.
     """
     lanes = emit.lanes_of(machine)
-    _Conv(work, weight, lanes, knobs, batch, load, store, machine, parallel).run()
+    _Conv(work, weight, lanes, knobs, batch, load, store, machine, parallel, ask).run()
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class _Conv(Sums):
     store: StorePixel
     machine: Machine
     parallel: bool
+    ask: AskPixel | None
 
     @property
     def shape(self) -> Shape:
@@ -162,7 +166,12 @@ class _Conv(Sums):
 
             _run(count, self.lanes, put)
 
-        self.tiles_over(source, group, low, high, count, most, write)
+        def ahead(o: Expr, place: Expr) -> None:
+            assert self.ask is not None
+            self.ask(image, o, first + place)
+
+        asked = ahead if self.ask is not None else None
+        self.tiles_over(source, group, low, high, count, most, write, asked)
 
     def rows(
         self,

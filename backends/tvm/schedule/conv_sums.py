@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from tvm.ir import Expr
 from tvm.tirx import Buffer
@@ -14,11 +15,12 @@ from . import emit
 from .conv_costs import ConvWork
 from .conv_knobs import ConvKnobs
 from .emit import Dim
-from .gather import Source
+from .gather import Shape, Source
 
-__all__ = ["Sums", "Write"]
+__all__ = ["Ask", "Sums", "Write"]
 
 Write = Callable[[Expr, Buffer, Expr], None]  # channel, sums, where those of the channel begin
+Ask = Callable[[Expr, Expr], None]  # channel, place in the block: of results that are next
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,12 @@ class Sums:
         count: Dim,
         most: int,
         write: Write,
+        ask: Ask | None = None,
     ) -> None:
-        """Let each tile of channels pass over all panels of the block, then store its results."""
+        """Let each tile of channels pass over all panels of the block, then store its results.
+
+        `ask` is called for each vector of results, before it is summed.
+        """
         tile_o, width = self.knobs.tile_o, source.shape.width
         pitch = -(-most // width) * width + self.lanes
         source.apart = tile_o * pitch
@@ -53,35 +59,40 @@ class Sums:
         with emit.loop(high - low) as step:
             number = T.Bind(low + step)
             tile = T.Bind(group * self.tiles + number)
+            channel = T.Bind(group * self.work.out + number * tile_o)
+
+            def one(panel: Expr, vectors: int, tile: Expr = tile, channel: Expr = channel) -> None:
+                if ask is not None:
+                    for i, v in product(range(tile_o), range(vectors)):
+                        ask(channel + i, panel * width + v * self.lanes)
+                self.depth(source, tile, panel, vectors, sums, pitch)
+
             with emit.loop(source.points) as point:
                 source.point = point
-                self.panels(source, tile, count, sums, pitch)
+                self.panels(source.shape, count, one)
             valid = emit.index(tile_o)
             if self.work.out % tile_o:
                 valid = T.min(valid, self.work.out - number * tile_o)
             with emit.loop(valid) as i:
-                o = T.Bind(group * self.work.out + number * tile_o + i)
-                write(o, sums, T.Bind(i * pitch))
+                write(T.Bind(channel + i), sums, T.Bind(i * pitch))
 
-    def panels(self, source: Source, tile: Expr, count: Dim, sums: Buffer, pitch: int) -> None:
-        """Whole panels, then one that has as many vectors as pixels are left for."""
-        shape = source.shape
+    def panels(self, shape: Shape, count: Dim, one: Callable[[Expr, int], None]) -> None:
+        """Do `one` for whole panels, then with as many vectors as pixels are left for."""
         known, width = emit.static(count), shape.width
         whole = emit.opaque(count // width)
         if known is None or known >= width:
             with emit.loop(whole) as panel:
-                self.depth(source, tile, panel, shape.vectors, sums, pitch)
+                one(panel, shape.vectors)
         if known is not None:
             vectors = -(-(known % width) // self.lanes)
             if vectors:
-                self.depth(source, tile, emit.index(known // width), vectors, sums, pitch)
+                one(emit.index(known // width), vectors)
             return
         rest = emit.index(emit.opaque(count - whole * width))
         for vectors in range(1, shape.vectors + 1):
             low, high = (vectors - 1) * self.lanes, vectors * self.lanes
             needed = T.And(rest > low, rest <= high)
-            last = partial(self.depth, source, tile, whole, vectors, sums, pitch)
-            emit.branch_if(needed, last)
+            emit.branch_if(needed, partial(one, emit.index(whole), vectors))
 
     def depth(
         self, source: Source, tile: Expr, panel: Expr, vectors: int, sums: Buffer, pitch: int
@@ -126,7 +137,7 @@ class Sums:
         singles = emit.registers(sets if odd else 0, tile_o)
         emit.fill(singles, tile_o, 0.0)
 
-        def product(k: Expr, pixels: list[Expr], single: Expr | None, number: int) -> None:
+        def multiply(k: Expr, pixels: list[Expr], single: Expr | None, number: int) -> None:
             for i in range(tile_o if vectors else 0):
                 left = T.Bind(emit.splat(self.weight[tile, k, i], lanes))
                 for v, right in enumerate(pixels):
@@ -138,7 +149,7 @@ class Sums:
                 value = emit.load(total, 0, tile_o) + emit.splat(single, tile_o) * weights
                 emit.save(total, 0, tile_o, value)
 
-        source.sweep(panel, vectors, first, count, product)
+        source.sweep(panel, vectors, first, count, multiply)
         for n, total in enumerate(totals):
             at = place + (n // vectors * pitch + n % vectors * lanes)
             value = emit.load(total, 0, lanes)

@@ -216,6 +216,16 @@ def fill(buffers: Sequence[Buffer], lanes: int, value: float) -> None:
         save(buffer, 0, lanes, splat(value, lanes))
 
 
+def ask(buffer: Buffer, at: Sequence[Expr], *, write: bool = False, near: int = 2) -> None:
+    """Ask for the cache line of an element, to read or to write it.
+
+    `near` is 3 for the first cache, 2 for the second. An address that nobody has does no harm.
+    """
+    flags = [T.int32(int(write)), T.int32(near), T.int32(1)]  # the last: data, not code
+    where = T.address_of(buffer[tuple(at)])
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", where, *flags))
+
+
 def branch(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
     """Choose between two bodies at run time."""
     with T.If(condition):

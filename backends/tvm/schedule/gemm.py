@@ -236,14 +236,12 @@ class _Gemm:
         needed; tiles after that ask for the last piece again. Past the end of the weight it is an
         address that nobody reads.
         """
-        flags = [T.int32(0), T.int32(2), T.int32(1)]  # read, keep in the second cache, data
         width, each = self.knobs.tile_n, CACHE_LINE // (4 if self.weight.dtype == "float32" else 1)
         lines = emit.index(blocks) * self.knobs.prefetch
         first = T.max(T.min(step * lines, self.depth * width // each - lines), emit.index(0))
         for number in range(self.knobs.prefetch):
             line = (first + block * self.knobs.prefetch + number) * each
-            at = T.address_of(self.weight[panel, k0 + shift + line // width, line % width])
-            T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", at, *flags))
+            emit.ask(self.weight, [panel, k0 + shift + line // width, line % width])
 
     def tile(
         self,
