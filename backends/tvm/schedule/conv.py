@@ -129,6 +129,7 @@ class _Conv(Sums):
     def tasks(self, blocks: Dim, block_of: Block) -> None:
         """Tasks: an image, a group, a block of pixels, and a part of the channels."""
         groups = self.work.groups
+        blocks = emit.opaque(blocks)
         total = emit.index(self.batch) * emit.index(blocks) * groups
         parts = emit.opaque(self._parts(total))
         each = emit.opaque(emit.ceil_div(self.tiles, parts))
