@@ -1,4 +1,4 @@
-"""Reductions that leave the last axis: results beside each other, in blocks that may not be full."""
+"""Reductions that leave the last axis: blocks of results beside each other, full or not."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_runs_stay_together_where_nothing_takes_them_apart() -> None:
 
 
 def test_an_image_is_one_place_whatever_its_rows_become() -> None:
-    """Rows and columns that are halved on the other side: nothing is divided, until one is asked."""
+    """Rows and columns that are halved on the other side: nothing is divided until it is asked."""
     sizes, at = Sizes(), tirx.Var("at", "int64")
     run = Index((((B,), int64(1)), ((2 * S, 2 * P), at)), sizes)
     halved = run.reshape_to((B, S, 2, P, 2))
