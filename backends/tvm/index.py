@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from tvm import tirx
 from tvm.ir import Expr as Prim
@@ -96,6 +97,13 @@ class Index:
             result[wide[0]] = part
         return result
 
+    def _apart(self, dims: Shape, part: Prim, cuts: Sequence[int]) -> list[tuple[Shape, Prim]]:
+        """A segment as several, that end at the axes in `cuts`: no axis is divided off in vain."""
+        if not cuts:
+            return [(dims, part)]
+        runs = [dims[a:b] for a, b in pairwise([0, *cuts, len(dims)])]
+        return list(zip(runs, self._split(tuple(map(product, runs)), part), strict=True))
+
     def per_axis(self) -> Index:
         """The same place with one segment an axis."""
         return Index.of(self.shape, self.axes(), self.sizes)
@@ -105,11 +113,8 @@ class Index:
         pieces: list[tuple[Shape, Prim]] = []
         position = 0
         for dims, part in self.segments:
-            inner = [c for c in cuts if position < c < position + len(dims)]
-            if inner:
-                pieces.extend(((d,), p) for d, p in zip(dims, self._split(dims, part), strict=True))
-            else:
-                pieces.append((dims, part))
+            inner = [c - position for c in cuts if position < c < position + len(dims)]
+            pieces.extend(self._apart(dims, part, inner))
             position += len(dims)
         merged: list[tuple[Shape, Prim]] = []
         position = 0
@@ -145,18 +150,27 @@ class Index:
             elif all(d == 1 for d in own):
                 segments.append((kept, int64(0)))
             else:
-                split = self._split(dims, part)
-                for offset, (size, piece) in enumerate(zip(own, split, strict=True)):
-                    if low + offset >= skip:
-                        segments.append(((size,), int64(0) if size == 1 else piece))
+                same = [a == b for a, b in zip(own, dims, strict=True)]
+                cuts = [i for i in range(1, len(dims)) if same[i] != same[i - 1] or low + i == skip]
+                at = low
+                for run, piece in self._apart(dims, part, cuts):
+                    if at >= skip:
+                        read = tuple(shape[at - skip : at - skip + len(run)])
+                        segments.append((read, piece if read == run else int64(0)))
+                    at += len(run)
         return Index(tuple(segments), self.sizes)
 
     def reshape_to(self, shape: Shape) -> Index:
-        """The same row-major place in a tensor of the same size but another shape."""
+        """The same row-major place in a tensor of the same size but another shape.
+
+        Runs of axes are taken apart nowhere: rows and columns of an image stay the one place that
+        they are, so that no size which is known at run time only divides it.
+        """
         mine = self.shape
         if shape == mine:
             return self
-        groups = _common_groups(mine, shape)
+        ends = {*accumulate(len(dims) for dims, _ in self.segments), len(mine)}
+        groups = [group for group in _common_groups(mine, shape) if group[0] in ends]
         segments: list[tuple[Shape, Prim]] = []
         pieces = self.cut([mine_end for mine_end, _ in groups])
         start = 0

@@ -6,8 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
+import tvm
+from tvm.script.ir_builder import IRBuilder
 from tvm.sym import Analyzer
+from tvm.tirx.script import builder as T
 
 from tunesmith.backends.targets import find_target
 from tunesmith.backends.tvm.kernels.convolutions import conv_work
@@ -16,6 +20,7 @@ from tunesmith.backends.tvm.schedule.conv_planes import choose
 from tunesmith.backends.tvm.schedule.window import Window
 
 from .test_conv import CLIP, PAD, Conv, run_sizes, together
+from .test_kernels_gemm import compile_function
 
 pytestmark = pytest.mark.tvm
 
@@ -160,3 +165,29 @@ def test_the_choice_is_that_for_fixed_sizes(stride: int) -> None:
         assert got <= 1.1 * best, (height, width, inner, out, rows, pays, fixed)
         by_rows, by_panels = by_rows + pays, by_panels + (not pays)
     assert by_rows > 20 and by_panels > 20
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_blocks_of_panels_are_even(cores: int) -> None:
+    """By a kernel as when the model is compiled; and no core gets a block that is nearly empty."""
+    most, counts = 8, np.arange(200, dtype=np.int64)
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("main")
+        T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+        x, y = T.arg("x", T.handle()), T.arg("y", T.handle())
+        a, b = (T.match_buffer(handle, (len(counts),), "int64") for handle in (x, y))
+        with emit.loop(len(counts)) as i:
+            count = emit.opaque(a[i])
+            each = emit.opaque(conv_costs.even_panels(count, most, cores))
+            T.buffer_store(b, emit.index(each), [i])
+    out = tvm.runtime.tensor(np.zeros_like(counts))
+    library = compile_function(builder.get(), find_target("host").machine)
+    library["main"](tvm.runtime.tensor(counts), out)
+    assert out.numpy()[0] == 0  # an image without pixels has no block
+    for count, each in zip(counts[1:].tolist(), out.numpy()[1:].tolist(), strict=True):
+        assert each == conv_costs.even_panels(count, most, cores), count
+        assert 1 <= each <= most
+        blocks = -(-count // each)
+        if blocks > 1:  # a core's panels are at most one a round more than its even share
+            rounds = -(-blocks // cores)
+            assert rounds * each < count / cores + each + rounds, (count, each)

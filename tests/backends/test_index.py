@@ -153,6 +153,20 @@ def test_runs_stay_together_where_nothing_takes_them_apart() -> None:
         assert first[1].same_as(at), other
 
 
+def test_an_image_is_one_place_whatever_its_rows_become() -> None:
+    """Rows and columns that are halved on the other side: nothing is divided until it is asked."""
+    sizes, at = Sizes(), tirx.Var("at", "int64")
+    run = Index((((B,), int64(1)), ((2 * S, 2 * P), at)), sizes)
+    halved = run.reshape_to((B, S, 2, P, 2))
+    assert [part for _, part in halved.segments][1].same_as(at)
+    assert halved.reshape_to((B, 2 * S, 2 * P)).segments[1][1].same_as(at)
+    rows, columns = halved.cut([1, 3, 5])[1:]
+    assert rows[0] == (S, 2) and isinstance(rows[1], tirx.FloorDiv)
+    assert columns[0] == (P, 2) and isinstance(columns[1], tirx.FloorMod)
+    scale = run.broadcast_to((B, 2 * S, 1)).segments
+    assert [dims for dims, _ in scale] == [(B,), (2 * S,), (1,)]
+
+
 def test_no_elements() -> None:
     sizes, at = Sizes(), tirx.Var("at", "int64")
     assert [number(p, sizes) for p in Index((((2, 0, 3), at),), sizes).axes()] == [0, 0, 0]

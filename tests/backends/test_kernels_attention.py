@@ -117,7 +117,8 @@ def check(case: Case, lib: Any, rows: int, keys: int, sizes: tuple[int, int]) ->
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_symbolic_lengths(case: Case, machine: Machine) -> None:
     lib = build(case, None, (24, 20), machine)
-    for rows, keys in ((1, 1), (1, 37), (5, 7), (16, 16), (33, 12), (13, 200), (100, 97)):
+    sizes = ((1, 1), (1, 37), (5, 7), (8, 9), (9, 40), (16, 16), (17, 40), (33, 12), (13, 200))
+    for rows, keys in (*sizes, (100, 97)):
         check(case, lib, rows, keys, (24, 20))
 
 

@@ -122,7 +122,7 @@ def test_symbolic_rows(machine: Machine, dtype: str, inner: int, cols: int) -> N
     weight = random_weight(inner, cols, dtype)
     lib, knobs = build_gemm(None, inner, cols, machine, dtype)
     packed = tvm.runtime.tensor(gemm_knobs.pack_weights([weight], knobs))
-    for rows in (*ROWS, 300):
+    for rows in (*ROWS, 23, 24, 29, 47, 49, 300):
         check_gemm(lib, packed, weight, rows, rows)
 
 

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.ir import Expr as Prim
 from tvm.tirx.script import builder as T
 
-from tunesmith.ir.dims import Dim, product
+from tunesmith.ir.dims import Dim, floor_div, product
 from tunesmith.ir.graph import Node, Value
 from tunesmith.ir.types import DType, Shape
 
@@ -26,6 +26,8 @@ from .topk import emit_topk
 __all__ = ["LOOP_KERNELS", "emit_loops"]
 
 Combine = Callable[[Prim, Prim], Prim]
+
+_COLUMNS = 64  # results of a reduction that are summed beside each other
 
 
 def emit_loops(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> None:
@@ -132,28 +134,41 @@ def _reduce(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> 
         "reduce_all": (immediate(True, DType.bool), tirx.And),
     }[name]
     out_shape = tuple(x.type.shape[a] for a in kept)
+    # results that are neighbours are summed beside each other: no row of memory is read in steps
+    width = out_shape[-1] if kept and kept[-1] == rank - 1 else 1
+    some = _COLUMNS if not isinstance(width, int) or width >= _COLUMNS // 4 else 1
+    blocked = out_shape if some == 1 else (*out_shape[:-1], floor_div(width + some - 1, some))
 
-    def element(outer: list[Prim]) -> None:
-        cell = _cell(dtype)
-        _put(cell, start)
+    def block(outer: list[Prim]) -> None:
+        cells = T.alloc_buffer((int64(some),), TVM_DTYPE[dtype])
+        first, count = int64(0) if some == 1 else outer[-1] * int64(some), int64(some)
+        if not isinstance(width, int) or width % some:
+            count = T.Bind(tirx.min(evaluator.sizes.expr(width) - first, count))
+
+        def places(column: Prim) -> list[Prim]:
+            return outer if some == 1 else [*outer[:-1], first + column]
 
         def visit(inner: list[Prim]) -> None:
-            parts: list[Prim] = [int64(0)] * rank
-            for a, p in [*zip(kept, outer, strict=True), *zip(axes, inner, strict=True)]:
-                parts[a] = p
-            value = cast_to(_read(evaluator, x, parts), x.type.dtype, dtype)
-            _put(cell, combine(_get(cell), value))
+            with T.serial(count) as column:
+                parts: list[Prim] = [int64(0)] * rank
+                for a, p in zip([*kept, *axes], [*places(column), *inner], strict=True):
+                    parts[a] = p
+                value = cast_to(_read(evaluator, x, parts), x.type.dtype, dtype)
+                T.buffer_store(cells, combine(cells[column], value), [column])
 
+        with T.serial(count) as column:
+            T.buffer_store(cells, start, [column])
         _inner(evaluator, [x.type.shape[a] for a in axes], visit)
-        result = _get(cell)
-        if name == "reduce_mean":
-            count = evaluator.sizes.expr(product(x.type.shape[a] for a in axes))
-            count = cast_to(count, DType.i64, dtype)
-            result = result / count if dtype.is_float else tirx.truncdiv(result, count)
-        at = Index.of(out_shape, outer, evaluator.sizes).flat()
-        T.buffer_store(stores[0], cast_to(result, dtype, x.type.dtype), [at])
+        with T.serial(count) as column:
+            result = cells[column]
+            if name == "reduce_mean":
+                total = evaluator.sizes.expr(product(x.type.shape[a] for a in axes))
+                total = cast_to(total, DType.i64, dtype)
+                result = result / total if dtype.is_float else tirx.truncdiv(result, total)
+            at = Index.of(out_shape, places(column), evaluator.sizes).flat()
+            T.buffer_store(stores[0], cast_to(result, dtype, x.type.dtype), [at])
 
-    _nest(evaluator, out_shape, element, is_large(x.type.size))
+    _nest(evaluator, blocked, block, is_large(x.type.size))
 
 
 def _arg(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> None:

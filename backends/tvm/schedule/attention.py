@@ -10,7 +10,7 @@ Only the block of queries is transposed, once a task.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -127,11 +127,13 @@ def emit_attention(
     known = emit.static(queries)
     if known is not None and known <= knobs.few_queries:
         emit_few(attention, known, machine.cores)
-    elif known is not None or not knobs.few_queries:
+    elif known is not None:
         attention.tasks()
+    elif not knobs.few_queries:
+        attention.any_tasks()
     else:
         one = partial(emit_few, attention, 1, machine.cores)
-        emit.branch(emit.index(queries) == 1, one, attention.tasks)
+        emit.branch(emit.index(queries) == 1, one, attention.any_tasks)
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,14 @@ class Attention:
     @property
     def block(self) -> int:
         return self.knobs.query_vectors * self.lanes
+
+    def any_tasks(self) -> None:
+        """The same for queries known at run time only: those that fit one vector take one."""
+        if self.knobs.query_vectors == 1:
+            self.tasks()
+            return
+        narrow = replace(self, knobs=replace(self.knobs, query_vectors=1))
+        emit.branch(emit.index(self.queries) <= self.lanes, narrow.tasks, self.tasks)
 
     def tasks(self) -> None:
         """Run a task for each block of queries of each head."""

@@ -22,7 +22,14 @@ from tvm.tirx import Buffer
 from tvm.tirx.script import builder as T
 
 from . import emit
-from .conv_costs import MOST_PLACES, ConvWork, plane_room, plane_sizes, tile_places
+from .conv_costs import (
+    MOST_PLACES,
+    ConvWork,
+    even_panels,
+    plane_room,
+    plane_sizes,
+    tile_places,
+)
 from .conv_knobs import ConvKnobs
 from .conv_planes import choose
 from .conv_sums import Sums
@@ -110,34 +117,43 @@ class _Conv(Sums):
         self.tasks(tiles.blocks, partial(self.tiled, tiles))
 
     def blocks_of_pixels(self) -> None:
-        """Blocks of panels."""
-        pixels = emit.opaque(self.work.window.pixels)
-        blocks = emit.ceil_div(pixels, self.shape.width * self.knobs.panels)
-        self.tasks(blocks, partial(self.pixels, pixels))
+        """Blocks of panels, about even ones where that shows at run time only."""
+        pixels, panels = emit.opaque(self.work.window.pixels), emit.index(self.knobs.panels)
+        if emit.static(pixels) is None:
+            count = emit.ceil_div(pixels, self.shape.width)
+            panels = emit.index(emit.opaque(even_panels(count, self.knobs.panels, self.cores)))
+        each = emit.times(panels, self.shape.width)
+        self.tasks(emit.ceil_div(pixels, each), partial(self.pixels, pixels, each))
+
+    @property
+    def cores(self) -> int:
+        """Threads that share the tasks."""
+        return self.machine.cores if self.parallel else 1
 
     def tasks(self, blocks: Dim, block_of: Block) -> None:
         """Tasks: an image, a group, a block of pixels, and a part of the channels."""
         groups = self.work.groups
+        blocks = emit.opaque(blocks)
         total = emit.index(self.batch) * emit.index(blocks) * groups
-        parts = self._parts(total)
-        each = emit.ceil_div(self.tiles, parts)
+        parts = emit.opaque(self._parts(total))
+        each = emit.opaque(emit.ceil_div(self.tiles, parts))
         with emit.loop(total * emit.index(parts), parallel=self.parallel) as task:
             part, rest = _split(task, parts)
             block, rest = _split(rest, blocks)
             group, image = _split(rest, groups)
-            low = T.Bind(part * each)
-            high = T.Bind(T.min(low + each, emit.index(self.tiles)))
+            low = emit.index(emit.opaque(part * each))
+            high = emit.index(emit.opaque(T.min(low + each, emit.index(self.tiles))))
             block_of(image, group, low, high, block)
 
     def _parts(self, total: Expr) -> Dim:
         """In how many parts the channels are shared out: too few blocks leave threads idle."""
-        cores = self.machine.cores if self.parallel else 1
+        cores = self.cores
         limit, known = min(cores, self.tiles), emit.static(total)
         if limit == 1:
             return 1
         if known is None:
             uneven = T.And(total < 8 * cores, total % cores != 0)
-            return T.Bind(T.Select(uneven, emit.index(limit), emit.index(1)))
+            return T.Select(uneven, emit.index(limit), emit.index(1))
         return limit if known < 8 * cores and known % cores else 1
 
     def element(self, image: Expr, group: Expr, channel: Expr, y: Expr, x: Expr) -> Expr:
@@ -145,15 +161,22 @@ class _Conv(Sums):
         return self.load(image, group * self.work.inner + channel, y, x)
 
     def pixels(
-        self, pixels: Dim, image: Expr, group: Expr, low: Expr, high: Expr, block: Expr
+        self,
+        pixels: Dim,
+        each: Dim,
+        image: Expr,
+        group: Expr,
+        low: Expr,
+        high: Expr,
+        block: Expr,
     ) -> None:
-        """One block as panels of neighbouring pixels, rows one behind the other."""
+        """One block of `each` pixels as panels of neighbours, rows one behind the other."""
         shape, known = self.shape, emit.static(pixels)
         most = shape.width * self.knobs.panels
-        first = emit.index(emit.opaque(block * most))
+        first = emit.index(emit.opaque(block * each))
         count: Dim = most
         if known is None or known % most:
-            count = emit.minimum(most, emit.index(pixels) - first)
+            count = emit.minimum(each, emit.index(pixels) - first)
             count = emit.opaque(count)
         if known is not None and known <= most:
             count = known

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tvm.tirx import Select
+
 from . import emit
 from .window import Window
 from .winograd import TAPS, points, tile_window
@@ -22,6 +24,7 @@ __all__ = [
     "best_rows",
     "cost_of",
     "cut",
+    "even_panels",
     "filtered",
     "plane_room",
     "plane_sizes",
@@ -126,6 +129,21 @@ def tile_places(work: ConvWork, tile: int, machine: Machine) -> int:
     lanes = emit.lanes_of(machine)
     most = room_of(machine) // (work.inner * points(tile))
     return min(most, MOST_PLACES) // lanes * lanes
+
+
+def even_panels(count: emit.Dim, most: int, cores: int) -> emit.Dim:
+    """Panels of a block where an image has `count`, at most `most` and about even in all blocks.
+
+    Blocks are as many for each core, so that none waits for a block that is nearly empty.
+    """
+    blocks = emit.ceil_div(count, most)
+    even = emit.times(emit.ceil_div(blocks, cores), cores)
+    known = emit.static(blocks)
+    if known is None:
+        even = Select(emit.index(blocks) > 1, emit.index(even), emit.index(1))
+    elif known <= 1:
+        even = 1
+    return emit.ceil_div(count, emit.minimum(even, count))
 
 
 def room_of(machine: Machine) -> int:

@@ -17,6 +17,7 @@ from .conv_costs import (
     best_rows,
     cost_of,
     cut,
+    even_panels,
     filtered,
     plane_sizes,
     room_of,
@@ -86,10 +87,9 @@ def default(work: ConvWork, machine: Machine) -> ConvKnobs:
     width = vectors * lanes + odd
     panels = max(1, min(room_of(machine) // (work.depth * width), MOST_PIXELS // width))
     if pixels is not None:
-        count = -(-pixels // width)
-        blocks = -(-count // panels)
-        blocks = -(-blocks // machine.cores) * machine.cores if blocks > 1 else 1
-        panels = -(-count // min(blocks, count))
+        even = emit.static(even_panels(-(-pixels // width), panels, machine.cores))
+        assert even is not None
+        panels = even
     knobs = ConvKnobs(
         tile_o=tile_o,
         vectors=vectors,

@@ -106,18 +106,29 @@ class _Gemm:
             self.all_rows(rows, 1)
             return
         if self.knobs.prefetch_few:
-            knobs = replace(self.knobs, prefetch=self.knobs.prefetch_few, prefetch_few=0)
-            emit.branch(
-                rows >= FEW_TILES * height,
-                partial(self.all_rows, rows, height),
-                partial(replace(self, knobs=knobs).choose, rows, height),
-            )
+            self.by_tiles(rows, height)
             return
         emit.branch(
             rows >= height,
             partial(self.all_rows, rows, height),
             partial(self.choose, rows, (height + 1) // 2),
         )
+
+    def by_tiles(self, rows: Expr, height: int) -> None:
+        """Let each tile ask for the more of the next panel, the fewer tiles there are."""
+        few = self.knobs.prefetch_few
+
+        def asking(lines: int) -> _Gemm:
+            return replace(self, knobs=replace(self.knobs, prefetch=lines, prefetch_few=0))
+
+        def fewer() -> None:
+            emit.branch(
+                rows >= FEW_TILES // 2 * height,
+                partial(asking(-(-few // 2)).all_rows, rows, height),
+                partial(asking(few).choose, rows, height),
+            )
+
+        emit.branch(rows >= FEW_TILES * height, partial(self.all_rows, rows, height), fewer)
 
     def all_rows(self, rows: Dim, height: int) -> None:
         """Cover `rows` by tiles of `height` rows; there are at least `height` of them."""

@@ -71,7 +71,8 @@ class GemmKnobs(Knobs):
     block_m: int = knob(128, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
     # cache lines of the next panel that a row tile asks for at a time
     prefetch: int = knob(2, 0, 1, 2, 3, 4, 6)
-    # the same for fewer than `FEW_TILES`, where that shows at run time only
+    # the same for fewer than half of `FEW_TILES`, where that shows at run time only; half as many
+    # for fewer than `FEW_TILES`
     prefetch_few: int = knob(0, 0, 2, 4, 6, 8)
     # panels of a result that one task computes; if several, K is walked over once for all
     chunk: int = knob(1, 1, 2, 3, 4, 6, 8, 12, 16)
@@ -89,7 +90,7 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     of a block are read once per panel, so `block_m` rows fill three eighths of that cache: two
     panels and what is stored need room too; less where panels alone do not feed the cores evenly.
     Row tiles share out the lines of the next panel that they ask for. Where their number is not
-    known, two each serve 48 rows, and fewer rows have code of their own.
+    known, two each serve 48 rows; fewer rows, and fewer than half as many, have code of their own.
     """
     lanes = emit.lanes_of(machine)
     vectors, tile_m, _ = _tile(work, machine)
