@@ -120,6 +120,8 @@ class Runners:
             hung = f"did not end within {deadline:.3g} s"
             return Outcome(answer, reason=hung if answer is Verdict.timeout else ended)
         times = tuple(answer["seconds"]), tuple(answer["baseline"])
+        if answer["verdict"] == Verdict.wrong:  # what it wrote may be what the next one reads
+            self.close()
         outcome = Outcome(Verdict(answer["verdict"]), *times, reason=answer["reason"][:WORDS],
                           checked=bool(answer["checked"]))  # fmt: skip
         quick = outcome.ratio is not None and outcome.ratio < _SLOWER

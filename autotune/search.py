@@ -174,7 +174,8 @@ class Search:
     def _pool(self, tried: Mapping[Point, float], default: Point) -> set[Point]:
         """Neighbours of the best points, by one knob or two, and points from anywhere.
 
-        Those from anywhere are the same each time, until all were tried: what fits is known then.
+        Those from anywhere are mostly the same each time, of which it is known whether they fit;
+        new ones come with the number of trials.
         """
         values = list(self.space.values.values())
         state = hashlib.sha256(f"{self.seed} {len(tried)}".encode()).digest()
@@ -192,7 +193,7 @@ class Search:
                 pool.add(tuple(pair))
         pool = {p for p in pool if p not in tried and self._fits(p)}
         enough, anywhere = len(pool) + _RANDOM, random.Random(self.seed)
-        for _ in range(_RANDOM * _REJECTED):
+        for _ in range(_RANDOM * _REJECTED * (1 + len(tried) // 16)):
             if len(pool) >= enough:
                 break
             point = tuple(anywhere.choice(choices) for choices in values)

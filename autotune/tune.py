@@ -212,7 +212,7 @@ class Tuner:
 
     def _expect(self, state: State) -> None:
         """What may be expected of the next round of a kernel, by its own trials."""
-        if not state.rounds:  # not the search, which takes its time: nothing was measured yet
+        if not state.rounds:  # not the search, which takes its time: it knows of no trial yet
             alternatives = any(len(values) > 1 for values in state.task.space.values.values())
             state.gain = state.task.seconds * first_gain() if alternatives else 0.0
             return

@@ -31,6 +31,12 @@ def _variant(clock: _Clock, seconds: float, jitter: float, seed: int) -> Variant
     return Variant(function, [()], [], [])
 
 
+def _bench(*inputs: np.ndarray[Any, Any]) -> Workbench:
+    bench = Workbench.__new__(Workbench)
+    bench.inputs, bench.packed = list(inputs), {}
+    return bench
+
+
 @pytest.mark.parametrize(
     ("slower", "whole"), [(2.0, False), (1.1, False), (1.01, True), (1.0, True), (0.8, True)]
 )
@@ -38,10 +44,17 @@ def test_a_race_ends_when_it_is_surely_lost(slower: float, whole: bool) -> None:
     clock = _Clock()
     one = _variant(clock, 0.001 * slower, 0.02, 1)
     other = _variant(clock, 0.001, 0.02, 2)
-    times, baseline = Workbench.__new__(Workbench).race(one, other, seconds=0.3, clock=clock)
+    times, baseline = _bench().race(one, other, seconds=0.3, clock=clock)
     assert len(times) == len(baseline) >= 7
     assert (clock.now >= 0.3) == whole
     assert np.median(np.divide(times, baseline)) == pytest.approx(slower, rel=0.02)
+
+
+def test_a_race_that_is_close_ends_later() -> None:
+    clock = _Clock()
+    one, other = _variant(clock, 0.00105, 0.1, 1), _variant(clock, 0.001, 0.1, 2)
+    times, _ = _bench().race(one, other, seconds=0.3, clock=clock)
+    assert len(times) > 7 and clock.now < 0.3
 
 
 def test_a_noisy_race_is_not_lost_by_one_bad_pair() -> None:
@@ -53,29 +66,40 @@ def test_a_noisy_race_is_not_lost_by_one_bad_pair() -> None:
         clock.now += 0.005 if calls in (4, 5, 9) else 0.001
 
     other = _variant(clock, 0.001, 0.0, 2)
-    Workbench.__new__(Workbench).race(
-        Variant(stumbling, [()], [], []), other, seconds=0.3, clock=clock
-    )
+    _bench().race(Variant(stumbling, [()], [], []), other, seconds=0.3, clock=clock)
     assert clock.now >= 0.3
+
+
+def _doubling(x: np.ndarray[Any, Any], name: str, runs: list[str]) -> Variant:
+    """A kernel that doubles what it reads, or does something wrong."""
+    memory = np.full(3 * 4096, 0xA5, np.uint8)
+    result = memory[4096:8192].view(np.float32)
+
+    def function(*_: Any) -> None:
+        runs.append(name)
+        result[:] = x * (2.5 if name == "other" else 2.0)
+        if name == "spoils what it reads":
+            x[-1] = 7.0
+
+    return Variant(function, [()], [result], [memory])
 
 
 def test_results_of_the_reference_are_computed_once() -> None:
     runs: list[str] = []
+    x = np.ones(1024, np.float32)
+    bench, reference = _bench(x), _doubling(x, "reference", runs)
+    assert bench.differs(_doubling(x, "same", runs), reference) == ""
+    assert "1024 of 1024 elements differ" in bench.differs(_doubling(x, "other", runs), reference)
+    assert runs == ["reference", "same", "other"]
 
-    def variant(name: str, value: float) -> Variant:
-        memory = np.full(3 * 4096, 0xA5, np.uint8)
-        result = memory[4096:8192].view(np.float32)
 
-        def function(*_: Any) -> None:
-            runs.append(name)
-            result[:] = value
-
-        return Variant(function, [()], [result], [memory])
-
-    bench, reference = Workbench.__new__(Workbench), variant("reference", 1.0)
-    assert bench.differs(variant("same", 1.0), reference) == ""
-    assert "1024 of 1024 elements differ" in bench.differs(variant("other", 1.5), reference)
-    assert runs == ["same", "reference", "other"]
+def test_what_is_only_read_must_not_be_written() -> None:
+    """Its own results are right, but those of the next kernel would not be."""
+    x = np.ones(1024, np.float32)
+    bench, reference = _bench(x), _doubling(x, "reference", [])
+    assert bench.differs(_doubling(x, "same", []), reference) == ""
+    reason = bench.differs(_doubling(x, "spoils what it reads", []), reference)
+    assert reason == "something that is only read is written"
 
 
 def test_before_any_trial_a_kernel_is_worth_what_the_process_expects() -> None:

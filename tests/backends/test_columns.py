@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,12 @@ from tunesmith.ir.graph import Graph
 from tunesmith.ir.interpreter import evaluate
 from tunesmith.ir.text import parse_graph
 
-from .running import Array, assert_close, build, merge
+from .guarded import check_guarded
+from .running import Array, assert_close, build, check, merge
 
 pytestmark = pytest.mark.tvm
 
-FLOATS = ("reduce_sum", "reduce_mean", "reduce_max", "reduce_min")
+FLOATS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min")
 WIDTHS = (1, 15, 16, 63, 64, 65, 130)
 
 
@@ -44,7 +47,6 @@ def test_any_size(threads: int) -> None:
     graph = merge([
         (f"{op}.{axes}", one(shape, f"%y = {op}(%x) {{axes = {axes}, keepdims = false}}"))
         for op in FLOATS for axes in ("[1]", "[0]", "[0, 1]")
-        if op != "reduce_mean"
     ])  # fmt: skip
     built = build(graph, find_target("host", threads=threads))
     for width in (0, *WIDTHS):
@@ -56,6 +58,25 @@ def test_any_size(threads: int) -> None:
                 graph.output_names, built.run(values), want, graph.outputs, strict=True
             ):
                 assert_close(got, expected, value.type.dtype, f"{name} {batch}x{rows}x{width}")
+
+
+def test_nothing_is_read_outside() -> None:
+    """Inputs between pages that nobody may touch; means too, of some rows."""
+    body = "%y = {op}(%x) {{axes = [1], keepdims = false}}"
+    graph = merge([
+        (op, one("%x: f32[0<=B, S, 0<=W]", body.format(op=op)))
+        for op in (*FLOATS, "reduce_mean")
+    ])  # fmt: skip
+    values = [floats((2, 3, width)) for width in (0, *WIDTHS)]
+    with np.errstate(all="ignore"):
+        check_guarded(graph, [feeds(graph, x=x) for x in values], find_target("host", threads=2))
+
+
+def test_all_of_columns() -> None:
+    """Flags beside each other."""
+    graph = one("%x: bool[S, 0<=W]", "%y = reduce_all(%x) {axes = [0], keepdims = false}")
+    random = np.random.default_rng(0)
+    check_guarded(graph, [{"x": random.random((3, width)) < 0.8} for width in (0, *WIDTHS)])
 
 
 def test_fixed_sizes_and_what_is_fused() -> None:
@@ -76,6 +97,18 @@ def test_fixed_sizes_and_what_is_fused() -> None:
             graph.output_names, built.run(feeds(graph, x=x)), want, graph.outputs, strict=True
         ):
             assert_close(got, expected, value.type.dtype, f"{name} of {batch}")
+
+
+@pytest.mark.parametrize("axes", ["[0]", "[1]", "[0, 1]"])
+@pytest.mark.parametrize("shape", ["0, 4", "4, 0", "0<=B, 0"])
+@pytest.mark.parametrize("dtype", ["f32", "f64", "i32"])
+def test_means_of_nothing(dtype: str, shape: str, axes: str) -> None:
+    """NaN, or 0 where there is none; TVM refuses to divide by a 0 that it sees."""
+    graph = one(f"%x: {dtype}[{shape}]", f"%y = reduce_mean(%x) {{axes = {axes}}}")
+    sizes = tuple(int(size) if size.isdigit() else 3 for size in shape.split(", "))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy, about just this
+        check(graph, {"x": np.ones(sizes, {"f": "float", "i": "int"}[dtype[0]] + dtype[1:])})
 
 
 @pytest.mark.parametrize("dtype", ["f16", "f64", "i8", "i64", "u8"])

@@ -10,6 +10,10 @@ import pytest
 from tunesmith.backends.targets import find_target
 from tunesmith.backends.tvm.compile import TvmBackend
 from tunesmith.backends.tvm.kernels.kernel import Kernel
+from tunesmith.backends.tvm.schedule import conv
+from tunesmith.backends.tvm.schedule.conv_costs import even_panels
+from tunesmith.backends.tvm.schedule.conv_knobs import ConvKnobs
+from tunesmith.backends.tvm.schedule.emit import Dim
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.interpreter import evaluate
 from tunesmith.ir.target import Target
@@ -250,3 +254,20 @@ def test_results_are_asked_for_before_they_are_stored(behind: str) -> None:
     text = kernel.function().script()
     lines = [line for line in text.splitlines() if "llvm.prefetch" in line]
     assert lines and all("w0[" in line for line in lines)
+
+
+def test_blocks_of_any_size_are_even(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many panels a block has is found out at run time, once for each way it is cut."""
+    asked: list[tuple[int, int]] = []
+
+    def spy(count: Dim, most: int, cores: int) -> Dim:
+        asked.append((most, cores))
+        return even_panels(count, most, cores)
+
+    monkeypatch.setattr(conv, "even_panels", spy)
+    machine = find_target("host", threads=2)
+    graph = Conv("1, 20, H, W", 24, (1, 1), 20).graph()
+    (kernel,) = TvmBackend().lower(graph, machine).tunable.values()
+    assert isinstance(kernel, Kernel) and isinstance(kernel.knobs, ConvKnobs)
+    kernel.function()
+    assert asked == [(kernel.knobs.panels, 2)]

@@ -162,9 +162,12 @@ def _reduce(evaluator: Evaluator, node: Node, stores: Sequence[tirx.Buffer]) -> 
         with T.serial(count) as column:
             result = cells[column]
             if name == "reduce_mean":
-                total = evaluator.sizes.expr(product(x.type.shape[a] for a in axes))
-                total = cast_to(total, DType.i64, dtype)
-                result = result / total if dtype.is_float else tirx.truncdiv(result, total)
+                size = product(x.type.shape[a] for a in axes)
+                total = cast_to(evaluator.sizes.expr(size), DType.i64, dtype)
+                if size == 0:  # which TVM does not divide by
+                    result = immediate(float("nan") if dtype.is_float else 0, dtype)
+                else:
+                    result = result / total if dtype.is_float else tirx.truncdiv(result, total)
             at = Index.of(out_shape, places(column), evaluator.sizes).flat()
             T.buffer_store(stores[0], cast_to(result, dtype, x.type.dtype), [at])
 

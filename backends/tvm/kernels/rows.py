@@ -179,7 +179,7 @@ class _Row:
     def _normalize(self, center: bool) -> None:
         row = self.buffered()
         self.each(lambda j: T.buffer_store(row, self.source(j), [j]))
-        count = self.total.astype("float32")
+        count = self.count
         operands = self.node.present_operands
         if center:
             mean = T.Bind(self.fold(0.0, _add, lambda j: row[j]) / count)
@@ -199,6 +199,13 @@ class _Row:
 
         self.write(value)
 
+    @property
+    def count(self) -> Prim:
+        """What a sum is divided by for the mean: the mean of nothing is NaN, as 0 / 0 is."""
+        if self.length == 0:  # which TVM does not divide by
+            return immediate(float("nan"), DType.f32)
+        return self.total.astype("float32")
+
     def _reduce(self, name: str) -> None:
         combine, start = {
             "reduce_sum": (_add, 0.0),
@@ -208,7 +215,7 @@ class _Row:
         }[name]
         result = self.fold(start, combine, self.source)
         if name == "reduce_mean":
-            result = T.Bind(result / self.total.astype("float32"))
+            result = T.Bind(result / self.count)
         index = Index(((tuple(self.outer), self.row),), self.sizes)
         evaluator = self.evaluator.fresh()
         evaluator.known[self.node.result] = lambda _: result

@@ -95,7 +95,7 @@ def template_of(group: Group, machine: Machine, inlined: list[Node]) -> Template
     if group.kind == "attention":
         work = attention_work(node)
         fits = partial(attention.fits, work, machine)
-        return _template("attention", 1, work, attention.default(work, machine), fits)
+        return _template("attention", 2, work, attention.default(work, machine), fits)
     if group.kind == "elementwise":
         return _elements(group, machine, inlined)
     if group.kind == "rows":

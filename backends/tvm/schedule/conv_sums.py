@@ -50,7 +50,7 @@ class Sums:
     ) -> None:
         """Let each tile of channels pass over all panels of the block, then store its results.
 
-        `ask` is called for each vector of results, before it is summed.
+        `ask` is called for each whole vector of results, before it is summed.
         """
         tile_o, width = self.knobs.tile_o, source.shape.width
         pitch = -(-most // width) * width + self.lanes
