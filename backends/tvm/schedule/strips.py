@@ -95,11 +95,12 @@ def fits(work: StripWork, machine: Machine, knobs: StripKnobs) -> bool:
 def pays(work: StripWork, machine: Machine) -> bool:
     """Whether the last convolution costs less in the chain than what is before it in memory does.
 
-    What the second caches hold between two kernels need not go to memory at all. Beyond that, more
+    What half of a second cache holds between two kernels need not go to memory at all. Several of
+    them hold no more of use: which core reads a part is not which core wrote it. Beyond that, more
     rows are computed twice the longer a chain is.
     """
     least, _ = _best(work, machine)
-    if work.moved() // 2 < machine.cores * machine.l2_bytes // 2 or math.isinf(least):
+    if work.moved() // 2 < machine.l2_bytes // 2 or math.isinf(least):
         return False
     alone = replace(work, stages=work.stages[-1:])
     apart = _least(work.before, machine) + _least(alone, machine)
