@@ -149,9 +149,9 @@ class Tuner:
         """Seconds of the budget, less what the last races will take."""
         each = self.spent / max(1, self.measured) + _FINAL_SECONDS
         races = _FINALISTS * sum(state.ratio < 1.0 for state in self.states)
-        near = sum(bool(_near(state)) for state in self.states)
-        for_near = min(each * near, _FOR_NEAR * self.goal.seconds)
-        return self.goal.seconds - (self.clock() - self.began) - each * races - for_near
+        borrowed = sum(bool(self._borrowed(state, _quick)) for state in self.states)
+        for_borrowed = min(each * borrowed, _FOR_NEAR * self.goal.seconds)
+        return self.goal.seconds - (self.clock() - self.began) - each * races - for_borrowed
 
     def run(self) -> None:
         """Tune until time, trials or ideas are used up. An interrupt loses nothing that is done."""
@@ -165,14 +165,16 @@ class Tuner:
         """Race the best candidates of each kernel once more; who does not clearly win is not used.
 
         What was chosen before, with the same finalists, is not raced again. While there is time
-        left, kernels that the search did not come to race what was best for near shapes.
+        left, kernels that the search did not come to race what was best for near shapes, or what
+        was chosen here for a kernel of the same template.
         """
-        for state in sorted(self.states, key=lambda s: (bool(_near(s)), -s.task.seconds)):
-            if _near(state) and (self.stopped() or self.clock() - self.began > self.goal.seconds):
-                break
-            finalists = _near(state) or _finalists(state)
+        for state in sorted(self.states, key=lambda s: (not s.search.observed, -s.task.seconds)):
+            finalists = self._borrowed(state, _is_chosen) or _finalists(state)
             if not finalists:
                 continue
+            late = self.stopped() or self.clock() - self.began > self.goal.seconds
+            if late and not state.search.observed:
+                break
             known = {tuple(sorted(r.knobs.items())): r for r in self._of(state, CONFIRMED)}
             lost = [dict(r.knobs) for r in self._of(state, DROPPED)]
             finalists = [knobs for knobs in finalists if knobs not in lost]
@@ -220,15 +222,26 @@ class Tuner:
         patient = some and state.idle < _PATIENCE
         state.gain = state.task.seconds * state.ratio * share if patient else 0.0
 
-    def _plan(self, state: State) -> list[dict[str, int]]:
-        """What the next round of a kernel tries: also what was good for others of its template."""
-        learnt = [
+    def _learnt(self, state: State, counts: Callable[[State], bool]) -> list[dict[str, int]]:
+        """What was good for others of its template that count, the best first."""
+        return [
             {**state.task.space.default, **_changes(other)}
             for other in sorted(self.states, key=lambda s: s.ratio)
-            if other is not state and other.ratio < _WORTH_TELLING
+            if other is not state and counts(other)
             and other.task.workload.template == state.task.workload.template
         ]  # fmt: skip
-        planned, _ = state.search.propose(_ROUND, learnt[:_TOLD])
+
+    def _borrowed(self, state: State, counts: Callable[[State], bool]) -> list[dict[str, int]]:
+        """Knobs of the nearest shape, or else of a kernel here, for one that was not searched."""
+        if state.search.observed:
+            return []
+        space = state.task.space
+        hints = [*state.hints, *self._learnt(state, counts)]
+        return [space.knobs(p) for p in untried(space, hints, {space.point(space.default)})[:1]]
+
+    def _plan(self, state: State) -> list[dict[str, int]]:
+        """What the next round of a kernel tries: also what was good for others of its template."""
+        planned, _ = state.search.propose(_ROUND, self._learnt(state, _quick)[:_TOLD])
         if not state.rounds:  # trial 0: the default beside itself, which shows how noisy it is
             planned = [dict(state.task.space.default), *planned][:_ROUND]
         first, known = state.rounds * _ROUND, {r.trial: r for r in state.records}
@@ -310,8 +323,8 @@ class Tuner:
 
 
 def _changes(state: State) -> dict[str, int]:
-    """The knobs in which the best of a kernel is not its default."""
-    best, default = state.search.best, state.task.space.default
+    """The knobs in which what was chosen for a kernel, or is its best, is not its default."""
+    best, default = state.chosen or state.search.best, state.task.space.default
     return {k: v for k, v in best.knobs.items() if default[k] != v} if best is not None else {}
 
 
@@ -320,12 +333,14 @@ def _ratio(record: Record) -> float | None:
     return outcome.ratio
 
 
-def _near(state: State) -> list[dict[str, int]]:
-    """What was best for the nearest shape, for a kernel that the search has not come to."""
-    space = state.task.space
-    if state.search.observed:
-        return []
-    return [space.knobs(p) for p in untried(space, state.hints, {space.point(space.default)})[:1]]
+def _quick(state: State) -> bool:
+    """Whether others should hear of its best candidate so far."""
+    return state.ratio < _WORTH_TELLING
+
+
+def _is_chosen(state: State) -> bool:
+    """Whether a candidate won the last race."""
+    return state.chosen is not None
 
 
 def _finalists(state: State) -> list[dict[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -243,6 +243,36 @@ def test_without_time_to_search_the_knobs_of_near_shapes_race(ratio: float) -> N
     again.run()
     again.choose()
     assert len(workers.asked) == 2, "no time is left"
+
+
+def test_kernels_that_were_not_searched_race_what_was_chosen_for_others_like_them() -> None:
+    """Not what was quick in the search and lost its last race."""
+
+    def race(won: bool) -> list[dict[str, int]]:
+        class Races(Fake):
+            def measure(
+                self, task: Task, candidates: Sequence[Mapping[str, int]], seconds: float
+            ) -> Iterator[Outcome]:
+                for outcome in super().measure(task, candidates, seconds):
+                    last = seconds > 1.0 and not won
+                    yield replace(outcome, seconds=(1.1e-3,) * 15) if last else outcome
+
+        workers = Races()
+        one = tuner(Memory(), workers, trials=4)
+        one.run()
+        searched = [state for state in one.states if state.search.observed]
+        assert len(searched) == 1
+        before = len(workers.asked)
+        one.choose()
+        (other,) = [state for state in one.states if state not in searched]
+        chosen = searched[0].chosen
+        assert (chosen is not None) == won
+        assert (other.chosen is not None) == won
+        if chosen is not None and other.chosen is not None:
+            assert other.chosen.knobs == chosen.knobs
+        return workers.asked[before:]
+
+    assert len(race(True)) == len(race(False)) + 1
 
 
 def test_two_tuners_of_one_model_share_their_trials() -> None:

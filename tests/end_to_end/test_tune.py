@@ -35,7 +35,7 @@ from tunesmith.oracle import OnnxSession, compare
 from tunesmith.places import Here, Profiled
 from tunesmith.runtime import Artifact
 from tunesmith.tuned_compile import compile_with_records
-from tunesmith.tuning import plan_tuning, tune_model
+from tunesmith.tuning import _loses, plan_tuning, tune_model
 
 pytestmark = pytest.mark.tvm
 
@@ -409,3 +409,18 @@ def test_what_cannot_be_done_is_said(model: Path, arguments: list[str], words: s
     )  # fmt: skip
     assert done.returncode in (1, 2)
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ratios", "lost"),
+    [
+        ([1.02, 1.01, 1.0, 1.03, 1.01], True),
+        ([0.99, 1.01, 1.02, 1.03, 1.01], True),
+        ([0.99, 1.01, 0.98, 1.03, 1.01], False),
+        ([0.97, 0.96, 0.98, 0.99, 1.2], False),
+        ([1.0], True),
+    ],
+)
+def test_a_kernel_is_taken_out_if_it_lost_most_turns(ratios: list[float], lost: bool) -> None:
+    """Five turns of a noisy machine do not tell a kernel that is a little quicker from others."""
+    assert _loses(ratios) == lost
