@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from tunesmith.ir.target import Target
 
 __all__ = [
-    "Here", "Place", "Profiled", "RayPlace", "RpcPlace", "open_boards", "open_place",
-    "profile_paths",
+    "RUNS_OF_A_TURN", "Here", "Place", "Profiled", "RayPlace", "RpcPlace", "open_boards",
+    "open_place", "profile_paths",
 ]  # fmt: skip
 
-_ROUNDS, _LEAST_ROUNDS = 5, 2  # runs of an artifact in a turn: fewer
-_TURN_SECONDS = 0.5  # if they take longer than this; one may do where nothing is compared
+_ROUNDS, _SECONDS = 5, 0.5  # runs of an artifact that is profiled alone, fewer if they take longer
+_IN_TURN = 2  # runs of one that is compared, behind one that is not counted: short turns are alike
+RUNS_OF_A_TURN = 1 + _IN_TURN
 _DEADLINE, _SLACK = 600.0, 30.0  # seconds of running the artifacts; of waiting for the answer
 _HINT = "tune at smaller sizes: `--at NAME=SIZE`"
 
@@ -265,10 +266,10 @@ def _profiler(artifact: Artifact, sizes: Mapping[str, int], *, alone: bool) -> C
     for _ in range(2):  # the first one reads the weights from the file
         start = time.perf_counter()
         executable.run(feeds)
-        fitting = int(_TURN_SECONDS / (time.perf_counter() - start))
-        if alone and fitting < _LEAST_ROUNDS:
+        fitting = int(_SECONDS / (time.perf_counter() - start))
+        if alone and fitting < _IN_TURN:
             break  # another one would tell no more
-    rounds = max(1 if alone else _LEAST_ROUNDS, min(_ROUNDS, fitting))
+    rounds = max(1, min(_ROUNDS, fitting)) if alone else _IN_TURN
 
     def profiled() -> Json:
         profile = executable.profile(feeds, rounds=rounds, warmup=0 if alone else 1)

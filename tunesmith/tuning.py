@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.driver import Progress, compile_model
 from tunesmith.ir.diagnostics import TuneError
-from tunesmith.places import Here, Place
+from tunesmith.places import RUNS_OF_A_TURN, Here, Place
 from tunesmith.random_inputs import check_sizes, sizes_of, sizes_to_bench
 from tunesmith.runtime import Artifact
 from tunesmith.runtime.manifest import Json, Manifest
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["TunePlan", "Tuned", "plan_tuning", "tune_model"]
 
 _PASSES = 3  # of taking out what loses
-_TURNS = 5  # of the two artifacts that are compared
+_TURNS, _LEAST_TURNS = 15, 5  # of the two artifacts that are compared: fewer
+_COMPARING = 20.0  # seconds, if they took longer than this
 _MOST = 0.7  # of the turns have to be lost, by a kernel that won alone
 
 
@@ -284,9 +285,16 @@ def _with_report(
 def _in_turns(
     plan: TunePlan, tuned: Artifact, place: Place
 ) -> tuple[tuple[float, float], dict[str, list[float]]]:
-    """Run both artifacts in turns: seconds of the whole, and of each kernel tuned to untuned."""
-    pairs = place.profiles([plan.artifact, tuned], plan.sizes, _TURNS)
-    whole = (median(a[0] for a, _ in pairs), median(b[0] for _, b in pairs))
+    """Run both artifacts in turns: seconds of the whole, and of each kernel tuned to untuned.
+
+    What the machine does meanwhile slows down both of a turn, so seconds of the tuned one are
+    those of the untuned one by the median of what turns say.
+    """
+    fitting = int(_COMPARING / (2 * RUNS_OF_A_TURN * plan.seconds))
+    turns = max(_LEAST_TURNS, min(_TURNS, fitting))
+    pairs = place.profiles([plan.artifact, tuned], plan.sizes, turns)
+    untuned = median(a[0] for a, _ in pairs)
+    whole = (untuned, untuned * median(b[0] / a[0] for a, b in pairs))
     ratios: dict[str, list[float]] = {}  # of each turn
     for (_, before), (_, after) in pairs:
         sums: dict[str, list[float]] = {}

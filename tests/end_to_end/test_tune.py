@@ -422,5 +422,5 @@ def test_what_cannot_be_done_is_said(model: Path, arguments: list[str], words: s
     ],
 )
 def test_a_kernel_is_taken_out_if_it_lost_most_turns(ratios: list[float], lost: bool) -> None:
-    """Five turns of a noisy machine do not tell a kernel that is a little quicker from others."""
+    """A few turns of a noisy machine do not tell a kernel that is a little quicker from others."""
     assert _loses(ratios) == lost
