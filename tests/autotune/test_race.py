@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tunesmith.autotune.records import Verdict
+from tunesmith.autotune.runner import Order, Runners
 from tunesmith.autotune.search import Observation, Search, Space, first_gain
 from tunesmith.backends.tvm.standalone import Variant, Workbench
 
@@ -100,6 +103,34 @@ def test_what_is_only_read_must_not_be_written() -> None:
     assert bench.differs(_doubling(x, "same", []), reference) == ""
     reason = bench.differs(_doubling(x, "spoils what it reads", []), reference)
     assert reason == "something that is only read is written"
+
+
+@pytest.mark.parametrize(("verdict", "stays"), [("ok", True), ("wrong", False)])
+def test_after_a_wrong_candidate_the_next_has_a_new_process(
+    verdict: str, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote may be what the next one reads."""
+    ended: list[bool] = []
+
+    class Answers:
+        def ask(self, order: Any, deadline: float) -> dict[str, Any]:
+            return {"verdict": verdict, "seconds": [1.0], "baseline": [2.0], "reason": "",
+                    "checked": True}  # fmt: skip
+
+        def end(self) -> int:
+            ended.append(True)
+            return 0
+
+    class Written:
+        def text(self) -> str:
+            return "{}"
+
+    runners, one = Runners(1, 1.0), Answers()
+    monkeypatch.setattr(runners, "runner", ("kernel", one))
+    order: Any = Order(Path("kernel.so"), Written(), {})  # type: ignore[arg-type]
+    outcome = runners.measure("kernel", order, order, 0.1, lambda weights: {})
+    assert outcome.verdict is Verdict(verdict)
+    assert (runners.runner is not None, ended) == (stays, [] if stays else [True])
 
 
 def test_before_any_trial_a_kernel_is_worth_what_the_process_expects() -> None:
