@@ -35,7 +35,7 @@ class Lowered:
     """A graph in the words of a backend, with the weights in the layouts that its kernels read.
 
     `weights` are in the order in which the entry point takes them, and may be packed only when
-    they are asked for.
+    they are asked for, or in a thread: `settle` waits until that has ended.
 
     `module` calls kernels by name; `functions` write them, and a name holds a hash of the content,
     so that equal kernels of all models share one object file. `sizes` is what the variables of
@@ -51,6 +51,7 @@ class Lowered:
     kernels: list[dict[str, Json]] = field(default_factory=list)
     sizes: Mapping[str, Dim] = field(default_factory=dict)
     tunable: Mapping[str, object] = field(default_factory=dict)
+    settle: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,14 @@ class Backend(Protocol):
         ...
 
     def build(
-        self, lowered: Lowered, progress: Callable[[int, int], None] | None = None
+        self,
+        lowered: Lowered,
+        progress: Callable[[int, int], None] | None = None,
+        before_fork: Callable[[], None] = lambda: None,
     ) -> Library:
-        """Generate and link the code; `BuildError` with the words of the tool that failed."""
+        """Generate and link the code; `BuildError` with the words of the tool that failed.
+
+        `before_fork` is called before processes are forked, to end other threads of the caller's;
+        `lowered` is settled when this returns.
+        """
         ...

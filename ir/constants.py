@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from functools import cached_property
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from .types import DType, TensorType
@@ -37,8 +37,8 @@ class Constant:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of type and elements in row-major order, as 64 hexadecimal digits."""
-        state = hashlib.sha256(str(self.type).encode())
+        """The BLAKE3 of type and elements in row-major order, as 64 hexadecimal digits."""
+        state = blake3(str(self.type).encode())
         state.update(np.asarray(self.array, order="C").reshape(-1).view(np.uint8).data)
         release(self.array)
         return state.hexdigest()

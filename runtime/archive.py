@@ -12,7 +12,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -37,6 +37,8 @@ _REGULAR_FILE = 0o100644 << 16
 _PADDING_ID = 0xD935  # the extra field that Android's zipalign made customary
 _EXTRA64 = struct.Struct("<2H2Q")
 _MIN_EXTRA = _EXTRA64.size + 6
+_SYNCED_BYTES = 64 << 20
+_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # not on all systems
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,11 @@ def _tail(entries: list[Entry]) -> bytes:
 
 
 class ArchiveWriter:
-    """Writes entries one after the other into an empty file, which it does not close."""
+    """Writes entries one after the other into an empty file, which it does not close.
+
+    Much data is on its way to the disk while more is written: whoever syncs the file in the end
+    does not wait for all of it.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -113,14 +119,22 @@ class ArchiveWriter:
         self.file.seek(data)
         size = 0
         crc = 0
-        with ThreadPoolExecutor(1) as pool:
+        synced = 0
+        with ThreadPoolExecutor(2) as pool:
+            sync: Future[None] | None = None
             pending: Future[int] | None = None
             for chunk in chunks:
                 crc = pending.result() if pending is not None else 0
                 pending = pool.submit(zlib.crc32, chunk, crc)  # beside the writing
                 self.file.write(chunk)
                 size += len(chunk)
+                if size - synced >= _SYNCED_BYTES and (sync is None or sync.done()):
+                    if sync is not None:
+                        sync.result()  # the system tells of an error only once
+                    synced, sync = size, pool.submit(_sync, self.file.fileno())
             crc = pending.result() if pending is not None else 0
+            if sync is not None:
+                sync.result()
         entry = Entry(name, header, data, size, crc)
         self.file.seek(header)
         self.file.write(_local(entry))

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "compile_model", "optimize"]
 
 Progress = Callable[[str], None]
+
+_HASHED_BYTES = 32 << 20  # in few pieces: a thread gets the interpreter back late after each
 
 
 @dataclass
@@ -139,9 +141,14 @@ def compile_model(
         oracle = _oracle(model, graph) if verify else None
     context = PassContext(target=where)
     # hashing leaves the interpreter free, and ends before anything forks
-    with ThreadPoolExecutor(1) as hashes:
-        hashes.submit(_digest, list(graph.nodes))  # which the text of the graph needs
-        source_hash = hashes.submit(_source_hash, source)
+    with ThreadPoolExecutor(1) as pool:
+        digests = pool.submit(_digest, list(graph.nodes))  # which the text of the graph needs
+        source_hash = pool.submit(_source_hash, source)
+
+        def alone() -> None:
+            wait([digests])
+            wait([source_hash])
+
         with clock.stage("optimize"):
             optimize(graph, preset, context)
             if cache is not None:
@@ -163,10 +170,10 @@ def compile_model(
             backend = TvmBackend()
             tuned = records(interface[2]) if records is not None else None
             lowered = backend.lower(graph, where, tuned)
-    if observe is not None:
-        observe(lowered)
-    with clock.stage("build"):
-        library = backend.build(lowered, clock.count("build"))
+        if observe is not None:
+            observe(lowered)
+        with clock.stage("build"):
+            library = backend.build(lowered, clock.count("build"), alone)
     manifest = Manifest(
         name=Path(source).stem if isinstance(source, str | Path) else graph.name,
         inputs=interface[0],
@@ -300,7 +307,7 @@ def _source_hash(source: object) -> str:
         return ""
     state = hashlib.sha256()
     with Path(source).open("rb") as file:
-        while chunk := file.read(1 << 22):
+        while chunk := file.read(_HASHED_BYTES):
             state.update(chunk)
     return state.hexdigest()
 

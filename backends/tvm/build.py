@@ -68,15 +68,26 @@ def _lowering() -> tvm.transform.Pass:
     )
 
 
-def build_library(lowered: Lowered, progress: Callable[[int, int], None] | None = None) -> Library:
+def build_library(
+    lowered: Lowered,
+    progress: Callable[[int, int], None] | None = None,
+    before_fork: Callable[[], None] = lambda: None,
+) -> Library:
     """Compile the kernels that are not in the cache, then link them behind `main`.
+
+    All weights that are packed beside it are packed when it returns, and before it forks.
 
     Raises:
         BuildError: the code generator or the linker failed; the message holds its words.
     """
     target = tvm_target(lowered.target)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    objects = compile_objects(lowered.functions, target, workers, progress)
+
+    def alone() -> None:
+        lowered.settle()
+        before_fork()
+
+    objects = compile_objects(lowered.functions, target, workers, progress, alone)
     try:
         planned = _planning()(lowered.module)
         executable = tvm.relax.build(planned, target, relax_pipeline=_lowering())
@@ -90,6 +101,7 @@ def build_library(lowered: Lowered, progress: Callable[[int, int], None] | None 
         path = Path(folder) / "kernels.so"
         executable.export_library(str(path), fcompile=link, addons=files)
         arena = planned_bytes(planned, lowered.sizes)
+        lowered.settle()
         return Library(path.read_bytes(), arena="" if arena is None else str(arena))
 
 

@@ -26,7 +26,10 @@ class TvmBackend:
         return lower_graph(graph, target, records)
 
     def build(
-        self, lowered: Lowered, progress: Callable[[int, int], None] | None = None
+        self,
+        lowered: Lowered,
+        progress: Callable[[int, int], None] | None = None,
+        before_fork: Callable[[], None] = lambda: None,
     ) -> Library:
         """Generate and link the code; `progress` hears how many kernels of how many are done."""
-        return build_library(lowered, progress)
+        return build_library(lowered, progress, before_fork)

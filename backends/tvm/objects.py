@@ -49,6 +49,7 @@ def compile_objects(
     target: tvm.target.Target,
     workers: int,
     progress: Callable[[int, int], None] | None = None,
+    before_fork: Callable[[], None] = lambda: None,
 ) -> dict[str, bytes]:
     """The object file of each kernel by its name, from the cache or freshly compiled.
 
@@ -57,6 +58,7 @@ def compile_objects(
         target: what to compile for.
         workers: processes that compile at the same time.
         progress: called with how many are done and how many there are.
+        before_fork: called before processes are forked; no other thread runs when it returns.
 
     Raises:
         BuildError: a kernel could not be compiled; the message names it.
@@ -79,6 +81,8 @@ def compile_objects(
         if name in places:
             _write(places[name], code)
 
+    if min(workers, len(missing)) > 1:
+        before_fork()
     _compile(missing, writers, target, workers, progress, keep)
     if folder is not None and missing:
         _prune(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from math import inf
 
 import numpy as np
@@ -118,13 +117,12 @@ class _Module:
             dtype = TVM_DTYPE[use.constant.type.dtype]
             slots[key] = relax.Var(f"w{number}", relax.TensorType(use.shape(), dtype))
         weights = PackedWeights([*self.uses.values()])
-        with ThreadPoolExecutor(1) as pool:  # packing leaves the interpreter free
-            packed = pool.submit(weights.pack)
-            module = self._main(params, slots)
-        packed.result()
+        weights.begin()
+        module = self._main(params, slots)
         return Lowered(
             self.graph, self.target, module, self.functions, weights, weights.nbytes, self.table,
             self.sizes.named(), {k.name: k for k in self.kernels if k.template is not None},
+            weights.settle,
         )  # fmt: skip
 
     def _main(self, params: list[relax.Var], slots: dict[object, relax.Expr]) -> IRModule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,21 +27,15 @@ class PackedWeights(Mapping[str, NDArray[np.generic]]):
 
     def __init__(self, uses: Sequence[WeightUse]) -> None:
         self._uses = {f"w{number}": use for number, use in enumerate(uses)}
-        self._kept: dict[str, NDArray[np.generic]] = {}
+        self._kept: dict[str, Future[NDArray[np.generic]]] = {}
         self.nbytes = sum(use.nbytes for use in uses)
         self.keeps = self.nbytes <= KEPT_BYTES
 
     def __getitem__(self, name: str) -> NDArray[np.generic]:
-        if name in self._kept:
-            return self._kept[name]
-        use = self._uses[name]
-        array = use.array()
-        for constant in use.constants:
-            if not np.may_share_memory(array, constant.array):
-                release(constant.array)
         if self.keeps:
-            self._kept[name] = array
-        return array
+            self.begin()
+            return self._kept[name].result()
+        return _pack(self._uses[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._uses)
@@ -48,7 +43,25 @@ class PackedWeights(Mapping[str, NDArray[np.generic]]):
     def __len__(self) -> int:
         return len(self._uses)
 
-    def pack(self) -> None:
-        """Pack all now, if they are kept."""
-        for name in self._uses if self.keeps else ():
-            _ = self[name]
+    def begin(self) -> None:
+        """Pack all from now on, in a thread beside the caller's, if they are kept.
+
+        Packing leaves the interpreter free; whoever asks for one of them waits for just that.
+        """
+        if not self.keeps or self._kept:
+            return
+        pool = ThreadPoolExecutor(1, "pack")
+        self._kept = {name: pool.submit(_pack, use) for name, use in self._uses.items()}
+        pool.shutdown(wait=False)
+
+    def settle(self) -> None:
+        """Wait until nothing is being packed: a process must not fork beside threads."""
+        wait(self._kept.values())
+
+
+def _pack(use: WeightUse) -> NDArray[np.generic]:
+    array = use.array()
+    for constant in use.constants:
+        if not np.may_share_memory(array, constant.array):
+            release(constant.array)
+    return array

@@ -93,6 +93,21 @@ def test_workers_share_the_kernels_out() -> None:
     assert len(set(objects.values())) == len(names)
 
 
+def test_other_threads_end_before_workers_are_forked_and_only_then() -> None:
+    told: list[int] = []
+    target = tvm_target(find_target("host"))
+
+    def compiled(count: int, workers: int) -> None:
+        names = {f"k_{i}": _writer(float(i), []) for i in range(1, count + 1)}
+        compile_objects(names, target, workers, before_fork=lambda: told.append(count))  # type: ignore[arg-type]  # writers
+
+    compiled(1, 2)
+    compiled(2, 2)  # one of which is in the cache
+    assert told == []
+    compiled(4, 2)
+    assert told == [4]
+
+
 def test_a_worker_that_fails_is_an_error_with_its_words() -> None:
     def broken() -> object:
         raise ValueError("no such template")

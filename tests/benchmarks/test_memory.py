@@ -75,11 +75,12 @@ def test_weights_beyond_the_limit_are_packed_whenever_they_are_asked_for(
     monkeypatch.setattr(weights, "KEPT_BYTES", 3 * 8 * 4 * 4)
     kept = weights.PackedWeights(uses)
     assert [*kept] == ["w0", "w1", "w2"] and kept.nbytes == 384
-    kept.pack()
+    kept.begin()
+    kept.settle()
     assert kept["w1"] is kept["w1"]
     monkeypatch.setattr(weights, "KEPT_BYTES", 3 * 8 * 4 * 4 - 1)
     anew = weights.PackedWeights(uses)
-    anew.pack()
+    anew.begin()
     assert anew["w1"] is not anew["w1"]
     np.testing.assert_array_equal(anew["w2"], np.full(32, 2, np.float32))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zipfile
@@ -83,6 +84,21 @@ def test_large_numbers_move_into_zip64_fields() -> None:
     far = archive.Entry("last.txt", header, archive._data_offset("last.txt", header), 3, 7)
     rows = archive._central(large) + archive._central(far)
     assert archive._parse_directory(rows) == [large, far]
+
+
+def test_an_error_of_the_disk_while_more_is_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(archive, "_sync", fails)
+    monkeypatch.setattr(archive, "_SYNCED_BYTES", 8)
+    chunks = [b"12345678"] * 3
+    with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match="broken"):
+        archive.ArchiveWriter(file).add("weights.bin", chunks)
+    with open(tmp_path / "file", "wb") as file:
+        archive.ArchiveWriter(file).add("weights.bin", [b"1234567"])  # too little to begin early
 
 
 def test_more_than_four_gigabytes_in_a_sparse_file(tmp_path: Path) -> None:

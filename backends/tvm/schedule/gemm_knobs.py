@@ -192,9 +192,12 @@ def pack_weights(
         panels = -(-some[0].shape[1] // width)
         for place, weight in enumerate(some):
             mine = packed[first + place : first + panels * together : together]
-            for at, panel in enumerate(mine):  # one by one, which suits any order of the weight
-                part = weight[:, at * width : (at + 1) * width]
-                panel[:, : part.shape[1]] = part
-                panel[:, part.shape[1] :] = 0
+            whole, rest = divmod(weight.shape[1], width)
+            # at once: a thread that packs gets the interpreter back late after each copy
+            each = weight[:, : whole * width].reshape(len(weight), whole, width)
+            np.copyto(mine[:whole], each.transpose(1, 0, 2))
+            if rest:
+                mine[whole, :, :rest] = weight[:, whole * width :]
+                mine[whole, :, rest:] = 0
         first += panels * together
     return packed
