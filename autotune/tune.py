@@ -19,6 +19,8 @@ from typing import Protocol
 
 import numpy as np
 
+from tunesmith.backends.races import median_interval
+
 from .measure import Outcome, Task, Workers
 from .records import Device, Record, TrialTaken, Verdict, Workload
 from .search import Observation, Search, Searcher, first_gain, untried
@@ -352,10 +354,8 @@ def _finalists(state: State) -> list[dict[str, int]]:
 
 
 def _clearly_quicker(outcome: Outcome) -> bool:
-    """Whether the median of the ratios is below 1 for sure: its interval of 99 %, by ranks."""
-    ratios = np.sort(np.divide(outcome.seconds, outcome.baseline))
-    place = int(np.ceil(len(ratios) / 2 + 2.576 * len(ratios) ** 0.5 / 2))
-    return place < len(ratios) and float(ratios[place]) < 1.0
+    """Whether the median of the ratios is below 1 for sure."""
+    return median_interval(np.divide(outcome.seconds, outcome.baseline))[1] < 1.0
 
 
 def _quickest(records: Sequence[Record]) -> Record | None:

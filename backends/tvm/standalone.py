@@ -23,6 +23,7 @@ from tvm import tirx
 from tunesmith.ir.diagnostics import BuildError
 from tunesmith.ir.target import Target
 
+from ..races import median_interval
 from .build import link, tvm_target
 from .kernels.kernel import Kernel
 from .launch import Launch, Operand
@@ -42,7 +43,6 @@ __all__ = [
 Array = NDArray[np.generic]
 _NAME = "kernel"  # of every variant: equal code is then equal bytes
 _RTOL, _ATOL = 1e-4, 2e-5  # sums in another order; the second of the greatest element
-_DEVIATIONS = 2.576  # of a normal distribution, that 99 % of it lie within
 _LEAST_SECONDS = 2e-4  # of one measurement: shorter kernels are called several times
 _MOST_BYTES = 1 << 30  # of copies of weights
 _GUARD = 4096  # bytes on both sides of a result, in which nothing may be written
@@ -205,8 +205,7 @@ class Workbench:
     ) -> tuple[list[float], list[float]]:
         """Seconds of a call of each, measured in turns; `seconds` is for both together.
 
-        It ends early where the median of the ratios is above `hopeless` for sure: the lower end of
-        its interval of 99 %, by ranks.
+        It ends early where the median of the ratios is above `hopeless` for sure.
         """
         repeats = 1
         for one in (variant, reference):
@@ -227,8 +226,7 @@ class Workbench:
             number += 1
             if number >= look:  # a few times: each look may be deceived by noise
                 look += max(1, look // 4)
-                place = max(0, int((number - _DEVIATIONS * number**0.5) / 2))
-                if np.partition(np.divide(*times), place)[place] > hopeless:
+                if median_interval(np.divide(*times))[0] > hopeless:
                     break
         return times
 

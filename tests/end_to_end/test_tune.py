@@ -35,7 +35,7 @@ from tunesmith.oracle import OnnxSession, compare
 from tunesmith.places import Here, Profiled
 from tunesmith.runtime import Artifact
 from tunesmith.tuned_compile import compile_with_records
-from tunesmith.tuning import _loses, plan_tuning, tune_model
+from tunesmith.tuning import TunePlan, _in_turns, _loses, plan_tuning, tune_model
 
 pytestmark = pytest.mark.tvm
 
@@ -424,3 +424,37 @@ def test_what_cannot_be_done_is_said(model: Path, arguments: list[str], words: s
 def test_a_kernel_is_taken_out_if_it_lost_most_turns(ratios: list[float], lost: bool) -> None:
     """A few turns of a noisy machine do not tell a kernel that is a little quicker from others."""
     assert _loses(ratios) == lost
+
+
+class _Scripted:
+    """A place that says what it is told to, and remembers how many turns it was asked for."""
+
+    def __init__(self, turns: Sequence[tuple[float, float]]) -> None:
+        self.turns, self.asked = turns, 0
+
+    def profiles(
+        self, artifacts: object, sizes: object, turns: int
+    ) -> list[list[tuple[float, list[tuple[str, float]]]]]:
+        self.asked = turns
+        return [
+            [(both, [("k", both / 2), ("k", both / 4)]) for both in turn] for turn in self.turns
+        ]
+
+
+def test_artifacts_are_compared_turn_by_turn_because_clocks_change_between_turns() -> None:
+    # the tuned one is quicker in every turn, yet its median of all is not
+    place = _Scripted([(1.0, 0.9), (1.0, 0.9), (2.0, 1.8), (2.0, 1.8), (2.0, 1.8)])
+    plan = TunePlan(None, None, {}, [], 0.01)  # type: ignore[arg-type]  # not looked at
+    (untuned, tuned), ratios = _in_turns(plan, None, place)  # type: ignore[arg-type]
+    assert untuned == 2.0 and tuned == pytest.approx(1.8)
+    assert ratios == {"k": [pytest.approx(0.9)] * 5}
+    place = _Scripted([(1.0, 0.9), (1.0, 0.9), (1.0, 0.9), (3.0, 2.7), (1.0, 2.7)])
+    (untuned, tuned), _ = _in_turns(plan, None, place)  # type: ignore[arg-type]
+    assert untuned == 1.0 and tuned == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(0.01, 15), (0.5, 6), (60.0, 5)])
+def test_a_long_run_is_compared_in_fewer_turns(seconds: float, turns: int) -> None:
+    place = _Scripted([(1.0, 1.0)])
+    _in_turns(TunePlan(None, None, {}, [], seconds), None, place)  # type: ignore[arg-type]
+    assert place.asked == turns
