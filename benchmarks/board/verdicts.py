@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.board.records import EngineRecord, RowRecord
 from benchmarks.board.rows import FAMILIES
 from benchmarks.board.runs import entry_of, is_timed, run_with, runs_of
-from benchmarks.peers import DYNAMIC, PEERS, STATIC
+from benchmarks.peers import DYNAMIC, PEERS, STATIC, TUNED
 from tunesmith import bench
 
 __all__ = [
@@ -25,6 +25,9 @@ QUIET_CPUS = 0.1  # of a processor, that others may use
 DYNAMIC_LIMIT = 1.10
 # Of each family: the geometric mean, and the worst row.
 LIMITS = {"transformer": (0.92, 1.05), "convolution": (1.15, 1.4), "decode": (0.85, 0.85)}
+# Tuned: the geometric mean, and the worst row; and at most so much of the untuned ones' time.
+TUNED_LIMITS = {"transformer": (0.85, 1.0), "convolution": (1.0, None)}
+TUNED_GAIN = 1.08
 BERT_COLD_S, BERT_WARM_S = 30.0, 3.0
 LOAD_MS, LOAD_MB = 150.0, 440.0
 
@@ -195,6 +198,7 @@ def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
         lost = _lost(records, family)
         value = float("inf") if lost else last.worst if last else None
         found.append(Bound(f"{family} rows, the worst one", worst, value, lost or place))
+    found += _tuned(records)
     found.append(_worst(records, "dynamic artifact over the static one", DYNAMIC_LIMIT, _dynamic))
     for what, limit, key in (
         ("compile of BERT-base, cold cache, s", BERT_COLD_S, "build_s"),
@@ -203,6 +207,25 @@ def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
         found.append(_worst(records, what, limit, partial(_bert, key)))
     what = f"load of an artifact, ms for {LOAD_MB:.0f} MB"
     found.append(_worst(records, what, LOAD_MS, _loading))
+    return found
+
+
+def _tuned(records: Sequence[RowRecord]) -> list[Bound]:
+    """The bounds of tuned artifacts, over the rows that were tuned; none if no row was."""
+    found = []
+    for family, (mean, worst) in TUNED_LIMITS.items():
+        group = [m for m in means(records, TUNED) if m.family == family]
+        for m in group:
+            what = f"tuned {family} rows, geometric mean of ours over the best peer, {m.rows} rows"
+            found.append(Bound(what, mean, m.mean, _threads(m.threads)))
+            if worst is not None:
+                place = f"{m.worst_row}, {_threads(m.threads)}"
+                found.append(Bound(f"tuned {family} rows, the worst one", worst, m.worst, place))
+    ratios = [r for record in records if (r := ratio_of(record, TUNED, STATIC)) is not None]
+    if ratios:
+        gain = float(np.exp(np.mean(np.log(ratios))))
+        what = "tuned over untuned, geometric mean"
+        found.append(Bound(what, 1 / TUNED_GAIN, gain, f"{len(ratios)} rows"))
     return found
 
 

@@ -23,7 +23,7 @@ from benchmarks.board.render import render
 from benchmarks.board.rows import FAMILIES, ROWS, SMOKE, BoardRow, choose
 from benchmarks.board.runs import merge, runs_of
 from benchmarks.board.verdicts import best_peer, bounds, means, ratio_of, verdict
-from benchmarks.peers import DYNAMIC, PEERS, STATIC
+from benchmarks.peers import DYNAMIC, PEERS, STATIC, TUNED
 from benchmarks.peers_contract import SLOW_TIMES, Job
 from benchmarks.spine_facts import ROOT
 from tests.benchmarks import slow_peers
@@ -124,6 +124,21 @@ def test_means_and_bounds() -> None:
     judged = {b.what: b.passed for b in bounds(board)}
     assert judged["transformer rows, the worst one"] is False
     assert judged["decode rows, the worst one"] is None
+
+
+def test_bounds_of_tuned_rows_stand_only_where_there_are_some() -> None:
+    untuned = {STATIC: _engine(_samples(1.0)), "openvino": _engine(_samples(1.1))}
+    assert not any("tuned" in b.what for b in bounds(_board(_record(untuned))))
+    tuned = untuned | {TUNED: _engine(_samples(0.9))}
+    judged = {b.what: b for b in bounds(_board(_record(tuned)))}
+    assert judged["tuned over untuned, geometric mean"].passed is True
+    assert judged["tuned transformer rows, the worst one"].passed is True
+    slower = untuned | {TUNED: _engine(_samples(1.01))}
+    judged = {b.what: b for b in bounds(_board(_record(slower)))}
+    assert judged["tuned over untuned, geometric mean"].passed is False
+    what = "tuned transformer rows, geometric mean of ours over the best peer, 1 rows"
+    assert judged[what].found == pytest.approx(1.01 / 1.1, rel=0.01)
+    assert judged[what].passed is False
 
 
 def test_a_row_of_ours_without_a_time_fails() -> None:
