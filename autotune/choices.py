@@ -34,8 +34,8 @@ class FromStore:
 
     Only records count whose results were compared with the untuned kernel's and that won the race
     at the end of a search. For a shape that was never tuned it is the knobs of the nearest one, if
-    that is near; `used` tells which were taken, and for whom, `tried` how many kernels the store
-    has trials of, won or lost.
+    that is near; `used` tells which were taken, and for whom, `tried` of which kernels the
+    store has trials, won or lost.
     """
 
     store: Store
@@ -43,14 +43,15 @@ class FromStore:
     versions: str
     sizes: Mapping[str, int]
     used: dict[tuple[str, str], Record] = field(default_factory=dict)
-    tried: int = 0
+    tried: set[tuple[str, str]] = field(default_factory=set)
 
     def knobs(
         self, template: str, text: str, features: Mapping[str, int]
     ) -> Mapping[str, int] | None:
         """See `TuningRecords`."""
         workload = workload_of(template, text, features, self.sizes)
-        self.tried += bool(self.store.trials(workload, self.device, self.versions))
+        if self.store.trials(workload, self.device, self.versions):
+            self.tried.add((template, text))
         found = best_of(self._raced(workload))
         if not self.store.trials(workload, self.device, self.versions, CONFIRMED):
             near = self.store.near(template, self.device, self.versions, workload.features)

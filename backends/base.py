@@ -35,7 +35,8 @@ class Lowered:
     """A graph in the words of a backend, with the weights in the layouts that its kernels read.
 
     `weights` are in the order in which the entry point takes them, and may be packed only when
-    they are asked for, or in a thread: `settle` waits until that has ended.
+    they are asked for, or in a thread: `settle` waits until that has ended, and raises what it
+    raised; `settle(cancel=True)` gives it up.
 
     `module` calls kernels by name; `functions` write them, and a name holds a hash of the content,
     so that equal kernels of all models share one object file. `sizes` is what the variables of
@@ -51,7 +52,7 @@ class Lowered:
     kernels: list[dict[str, Json]] = field(default_factory=list)
     sizes: Mapping[str, Dim] = field(default_factory=dict)
     tunable: Mapping[str, object] = field(default_factory=dict)
-    settle: Callable[[], None] = lambda: None
+    settle: Callable[..., None] = lambda cancel=False: None
 
 
 @dataclass(frozen=True)

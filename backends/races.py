@@ -29,6 +29,6 @@ def median_interval(values: ArrayLike | Sequence[float]) -> tuple[float, float]:
     low = int(np.floor((count - _DEVIATIONS * count**0.5) / 2))
     high = int(np.ceil((count + _DEVIATIONS * count**0.5) / 2))
     return (
-        float(ranked[low]) if low >= 0 else -np.inf,
+        float(ranked[low]) if 0 <= low < count else -np.inf,
         float(ranked[high]) if high < count else np.inf,
     )

@@ -170,6 +170,20 @@ def test_files_are_small() -> None:
     assert not long, "the hard limit is 500 lines"
 
 
+def test_running_needs_numpy_its_types_and_tvms_small_runtime_alone() -> None:
+    code = (
+        "import json, sys, tunesmith.runtime.executable, tunesmith.runtime.artifact\n"
+        "tunesmith.runtime.load\n"
+        "known = {*sys.stdlib_module_names, 'tunesmith'}\n"
+        "files = {n.split('.')[0] for n, m in sys.modules.items() if hasattr(m, '__file__')}\n"
+        "print(json.dumps(sorted(files - known)))"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    loaded = {name for name in json.loads(done.stdout) if not name.startswith("_")}
+    assert loaded <= {"numpy", "ml_dtypes", "tvm_ffi"}
+
+
 @pytest.mark.parametrize("module", ["tunesmith", "tunesmith.runtime", "tunesmith.cli"])
 def test_nothing_heavy_is_imported_early(module: str) -> None:
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,7 +48,7 @@ __all__ = ["Progress", "compile_model", "optimize"]
 
 Progress = Callable[[str], None]
 
-_HASHED_BYTES = 32 << 20  # in few pieces: a thread gets the interpreter back late after each
+_HASHED_BYTES = 16 << 20  # in few pieces: a thread gets the interpreter back late after each
 
 
 @dataclass
@@ -142,12 +142,8 @@ def compile_model(
     context = PassContext(target=where)
     # hashing leaves the interpreter free, and ends before anything forks
     with ThreadPoolExecutor(1) as pool:
-        digests = pool.submit(_digest, list(graph.nodes))  # which the text of the graph needs
+        pool.submit(_digest, list(graph.nodes))  # which the text of the graph needs
         source_hash = pool.submit(_source_hash, source)
-
-        def alone() -> None:
-            wait([digests])
-            wait([source_hash])
 
         with clock.stage("optimize"):
             optimize(graph, preset, context)
@@ -170,10 +166,14 @@ def compile_model(
             backend = TvmBackend()
             tuned = records(interface[2]) if records is not None else None
             lowered = backend.lower(graph, where, tuned)
-        if observe is not None:
-            observe(lowered)
-        with clock.stage("build"):
-            library = backend.build(lowered, clock.count("build"), alone)
+        try:
+            if observe is not None:
+                observe(lowered)
+            with clock.stage("build"):
+                library = backend.build(lowered, clock.count("build"), pool.shutdown)
+        except BaseException:
+            lowered.settle(cancel=True)
+            raise
     manifest = Manifest(
         name=Path(source).stem if isinstance(source, str | Path) else graph.name,
         inputs=interface[0],
@@ -306,9 +306,10 @@ def _source_hash(source: object) -> str:
     if not isinstance(source, str | Path):
         return ""
     state = hashlib.sha256()
-    with Path(source).open("rb") as file:
-        while chunk := file.read(_HASHED_BYTES):
-            state.update(chunk)
+    piece = memoryview(bytearray(_HASHED_BYTES))
+    with Path(source).open("rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            state.update(piece[:count])
     return state.hexdigest()
 
 

@@ -88,7 +88,7 @@ def compile_with_records(
             source, **options, verify=verify, progress=progress, records=lambda _: knobs
         )
     rows = [_row(key, record) for key, record in kept.items()]
-    tuned: dict[str, Json] = {"kernels": [*rows], "tried": used.tried}
+    tuned: dict[str, Json] = {"kernels": [*rows], "tried": len(used.tried)}
     report: dict[str, Json] = {**artifact.manifest.report, "tuned": tuned}
     artifact.manifest = replace(artifact.manifest, report=report)
     return artifact

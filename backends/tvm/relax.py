@@ -118,7 +118,11 @@ class _Module:
             slots[key] = relax.Var(f"w{number}", relax.TensorType(use.shape(), dtype))
         weights = PackedWeights([*self.uses.values()])
         weights.begin()
-        module = self._main(params, slots)
+        try:
+            module = self._main(params, slots)
+        except BaseException:
+            weights.settle(cancel=True)
+            raise
         return Lowered(
             self.graph, self.target, module, self.functions, weights, weights.nbytes, self.table,
             self.sizes.named(), {k.name: k for k in self.kernels if k.template is not None},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,21 @@ class PackedWeights(Mapping[str, NDArray[np.generic]]):
 
     def __init__(self, uses: Sequence[WeightUse]) -> None:
         self._uses = {f"w{number}": use for number, use in enumerate(uses)}
-        self._kept: dict[str, Future[NDArray[np.generic]]] = {}
+        self._kept: dict[str, NDArray[np.generic]] = {}
+        self._packing: threading.Thread | None = None
+        self._ended = False
+        self._error: Exception | None = None
         self.nbytes = sum(use.nbytes for use in uses)
         self.keeps = self.nbytes <= KEPT_BYTES
 
     def __getitem__(self, name: str) -> NDArray[np.generic]:
+        self.settle()
+        if name in self._kept:
+            return self._kept[name]
+        array = _pack(self._uses[name])
         if self.keeps:
-            self.begin()
-            return self._kept[name].result()
-        return _pack(self._uses[name])
+            self._kept[name] = array
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._uses)
@@ -44,19 +50,37 @@ class PackedWeights(Mapping[str, NDArray[np.generic]]):
         return len(self._uses)
 
     def begin(self) -> None:
-        """Pack all from now on, in a thread beside the caller's, if they are kept.
+        """Pack all from now on, if they are kept, in a thread that `settle` ends.
 
-        Packing leaves the interpreter free; whoever asks for one of them waits for just that.
+        Packing leaves the interpreter free.
         """
-        if not self.keeps or self._kept:
-            return
-        pool = ThreadPoolExecutor(1, "pack")
-        self._kept = {name: pool.submit(_pack, use) for name, use in self._uses.items()}
-        pool.shutdown(wait=False)
+        if self.keeps and self._packing is None:
+            self._packing = threading.Thread(target=self._pack_all, name="pack")
+            self._packing.start()
 
-    def settle(self) -> None:
-        """Wait until nothing is being packed: a process must not fork beside threads."""
-        wait(self._kept.values())
+    def settle(self, *, cancel: bool = False) -> None:
+        """Wait until all are packed and the thread has ended: processes must not fork beside it.
+
+        Raises what packing raised; what is missing then is packed when it is asked for. With
+        `cancel`, only the one that is being packed is waited for, and nothing is raised.
+        """
+        thread = self._packing
+        if thread is None:
+            return
+        self._ended = cancel
+        thread.join()
+        self._packing, error, self._error = None, self._error, None
+        if error is not None and not cancel:
+            raise error
+
+    def _pack_all(self) -> None:
+        try:
+            for name, use in self._uses.items():
+                if self._ended:
+                    return
+                self._kept[name] = _pack(use)
+        except Exception as error:  # told by `settle`
+            self._error = error
 
 
 def _pack(use: WeightUse) -> NDArray[np.generic]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from tunesmith.backends.targets import find_target
+from tunesmith.backends.tvm import objects
 from tunesmith.backends.tvm.build import tvm_target
 from tunesmith.backends.tvm.objects import cache_folder, compile_objects
+from tunesmith.driver import compile_model
 from tunesmith.ir.diagnostics import BuildError
 
 tirx = pytest.importorskip("tvm.tirx")
@@ -106,6 +113,38 @@ def test_other_threads_end_before_workers_are_forked_and_only_then() -> None:
     assert told == []
     compiled(4, 2)
     assert told == [4]
+
+
+def test_no_thread_of_the_compiler_runs_beside_a_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[threading.Thread]] = []
+    fork, before = objects._fork, {*threading.enumerate()}
+
+    def forked(*arguments: Any) -> int:
+        seen.append({*threading.enumerate()} - before)
+        return fork(*arguments)
+
+    monkeypatch.setattr(objects, "_fork", forked)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 512])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4, 8])
+    random = np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("a", (512, 4096)), ("b", (4096, 8)))
+    ]
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "a"], ["h"]),
+        onnx.helper.make_node("MatMul", ["h", "b"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], weights)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    compile_model(path, threads=1)
+    assert len(seen) == 2 and not any(seen)
+    assert {*threading.enumerate()} <= before
 
 
 def test_a_worker_that_fails_is_an_error_with_its_words() -> None:

@@ -136,7 +136,11 @@ def test_bounds_of_tuned_rows_stand_only_where_there_are_some() -> None:
     slower = untuned | {TUNED: _engine(_samples(1.01))}
     judged = {b.what: b for b in bounds(_board(_record(slower)))}
     assert judged["tuned over untuned, geometric mean"].passed is False
-    what = "tuned transformer rows, geometric mean of ours over the best peer, 1 rows"
+    failed = _record(untuned | {TUNED: _engine(None, "failed", "no")}, "vit-b16")
+    never = _record(untuned | {TUNED: _engine(None, "unsupported", "it was never tuned")}, "t5")
+    what = "tuned transformer rows, geometric mean of ours over the best peer"
+    lost = {b.what: b for b in bounds(_board(_record(tuned), failed, never))}[what]
+    assert lost.passed is False and "vit-b16" in lost.where and "t5" not in lost.where
     assert judged[what].found == pytest.approx(1.01 / 1.1, rel=0.01)
     assert judged[what].passed is False
 

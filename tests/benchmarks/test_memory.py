@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,50 @@ def test_weights_beyond_the_limit_are_packed_whenever_they_are_asked_for(
     anew.begin()
     assert anew["w1"] is not anew["w1"]
     np.testing.assert_array_equal(anew["w2"], np.full(32, 2, np.float32))
+
+
+class _Use(WeightUse):
+    """A weight that waits until it may be packed, or has no room."""
+
+    def __init__(self, wait: threading.Event | None = None, room: bool = True) -> None:
+        super().__init__(Constant(np.ones(4, np.float32)))
+        object.__setattr__(self, "wait", wait)
+        object.__setattr__(self, "room", room)
+
+    def array(self) -> np.ndarray:
+        if self.__dict__["wait"] is not None:
+            assert self.__dict__["wait"].wait(30)
+        if not self.__dict__["room"]:
+            raise MemoryError("no room")
+        return super().array()
+
+
+def _packing() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name == "pack"]
+
+
+@pytest.mark.tvm
+def test_what_packing_raises_is_told_once_and_it_can_be_tried_again() -> None:
+    use = _Use(room=False)
+    packed = weights.PackedWeights([_Use(), use])
+    packed.begin()
+    with pytest.raises(MemoryError, match="no room"):
+        packed.settle()
+    assert not _packing()
+    object.__setattr__(use, "room", True)
+    np.testing.assert_array_equal(packed["w1"], np.ones(4))
+    assert copy.deepcopy(packed)["w0"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.tvm
+def test_packing_that_is_given_up_leaves_no_thread() -> None:
+    go = threading.Event()
+    packed = weights.PackedWeights([_Use(go), _Use(go), _Use(room=False)])
+    packed.begin()
+    assert _packing()
+    threading.Timer(0.05, go.set).start()
+    packed.settle(cancel=True)
+    assert not _packing() and len(packed._kept) < 3
 
 
 def test_the_model_is_as_large_as_it_says(tmp_path: Path) -> None:
