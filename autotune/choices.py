@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .device import workload_of
-from .records import Device, Record, Workload, best_of
+from .records import Device, Record, best_of
 from .tune import CONFIRMED, DROPPED, Store
 
 __all__ = ["Chosen", "FromStore"]
@@ -50,13 +50,14 @@ class FromStore:
     ) -> Mapping[str, int] | None:
         """See `TuningRecords`."""
         workload = workload_of(template, text, features, self.sizes)
-        if self.store.trials(workload, self.device, self.versions):
+        trials = self.store.trials(workload, self.device, self.versions)
+        if trials:
             self.tried.add((template, text))
-        found = best_of(self._raced(workload))
-        if not self.store.trials(workload, self.device, self.versions, CONFIRMED):
+        found = best_of(_raced(trials))
+        if not any(record.seed == CONFIRMED for record in trials):
             near = self.store.near(template, self.device, self.versions, workload.features)
             alike = [
-                best_of(self._raced(record.workload))
+                best_of(_raced(self.store.trials(record.workload, self.device, self.versions)))
                 for record in near
                 if _doublings(record.workload.features, workload.features) <= _NEAR
             ]
@@ -66,14 +67,15 @@ class FromStore:
         self.used[template, text] = found
         return found.knobs
 
-    def _raced(self, workload: Workload) -> list[Record]:
-        """The last races, without those whose winner lost inside a model."""
-        races, lost = (
-            self.store.trials(workload, self.device, self.versions, seed)
-            for seed in (CONFIRMED, DROPPED)
-        )
-        dropped = [dict(record.knobs) for record in lost]
-        return [record for record in races if dict(record.knobs) not in dropped]
+
+def _raced(trials: Sequence[Record]) -> list[Record]:
+    """The last races, without those whose winner lost inside a model."""
+    dropped = [dict(record.knobs) for record in trials if record.seed == DROPPED]
+    return [
+        record
+        for record in trials
+        if record.seed == CONFIRMED and dict(record.knobs) not in dropped
+    ]
 
 
 def _doublings(one: Mapping[str, int], other: Mapping[str, int]) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -12,7 +10,7 @@ __all__ = ["median_interval"]
 _DEVIATIONS = 2.576  # of a normal distribution, that 99 % of it lie within
 
 
-def median_interval(values: ArrayLike | Sequence[float]) -> tuple[float, float]:
+def median_interval(values: ArrayLike) -> tuple[float, float]:
     """Between which values their true median lies, at 99 %, whatever they are distributed like.
 
     Half of the values are below the median, each by a toss of a coin: so its ranks are those of a

@@ -144,7 +144,6 @@ def compile_model(
     with ThreadPoolExecutor(1) as pool:
         pool.submit(_digest, list(graph.nodes))  # which the text of the graph needs
         source_hash = pool.submit(_source_hash, source)
-
         with clock.stage("optimize"):
             optimize(graph, preset, context)
             if cache is not None:

@@ -187,17 +187,8 @@ def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
     records = list(rows.values())
     found = []
     for family in FAMILIES:
-        mean, worst = LIMITS[family]
-        group = [m for m in means(records) if m.family == family]
-        most = max(group, key=lambda m: m.mean, default=None)
-        last = max(group, key=lambda m: m.worst, default=None)
-        what = f"{family} rows, geometric mean of ours over the best peer"
-        place = _threads(most.threads) if most else ""
-        found.append(Bound(what, mean, most.mean if most else None, place))
-        place = f"{last.worst_row}, {_threads(last.threads)}" if last else ""
         lost = _lost(records, family)
-        value = float("inf") if lost else last.worst if last else None
-        found.append(Bound(f"{family} rows, the worst one", worst, value, lost or place))
+        found += _of_family(f"{family} rows", _means_of(records, family), LIMITS[family], lost)
     found += _tuned(records)
     found.append(_worst(records, "dynamic artifact over the static one", DYNAMIC_LIMIT, _dynamic))
     for what, limit, key in (
@@ -210,23 +201,40 @@ def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
     return found
 
 
+def _means_of(records: Iterable[RowRecord], family: str, ours: str = "") -> list[Mean]:
+    return [m for m in means(records, ours) if m.family == family]
+
+
+def _of_family(
+    rows: str, group: Sequence[Mean], limits: tuple[float, float | None], lost: str
+) -> list[Bound]:
+    """The geometric mean and the worst row, at the number of threads where they are worst.
+
+    `lost` names rows without a time, if there are any: then neither is reached.
+    """
+    most = max(group, key=lambda m: m.mean, default=None)
+    last = max(group, key=lambda m: m.worst, default=None)
+    mean, worst = (most.mean, last.worst) if most and last else (None, None)
+    places = [
+        f"{_threads(most.threads)}, {most.rows} rows" if most else "",
+        f"{last.worst_row}, {_threads(last.threads)}" if last else "",
+    ]
+    whats = [f"{rows}, geometric mean of ours over the best peer", f"{rows}, the worst one"]
+    return [
+        Bound(what, limit, float("inf") if lost else value, lost or place)
+        for what, limit, value, place in zip(whats, limits, (mean, worst), places, strict=True)
+        if limit is not None
+    ]
+
+
 def _tuned(records: Sequence[RowRecord]) -> list[Bound]:
     """The bounds of tuned artifacts, over the rows that were tuned; none if no row was."""
     found = []
-    for family, (mean, worst) in TUNED_LIMITS.items():
-        group = [m for m in means(records, TUNED) if m.family == family]
-        most = max(group, key=lambda m: m.mean, default=None)
-        last = max(group, key=lambda m: m.worst, default=None)
+    for family, limits in TUNED_LIMITS.items():
+        group = _means_of(records, family, TUNED)
         lost = _lost(records, family, (TUNED,), "unsupported")  # it was never tuned
-        if most is None or last is None:
-            found += [Bound(f"tuned {family} rows", mean, float("inf"), lost)] if lost else []
-            continue
-        what = f"tuned {family} rows, geometric mean of ours over the best peer"
-        place = f"{_threads(most.threads)}, {most.rows} rows"
-        found.append(Bound(what, mean, float("inf") if lost else most.mean, lost or place))
-        if worst is not None:
-            place = f"{last.worst_row}, {_threads(last.threads)}"
-            found.append(Bound(f"tuned {family} rows, the worst one", worst, last.worst, place))
+        if group or lost:
+            found += _of_family(f"tuned {family} rows", group, limits, lost)
     ratios = [r for record in records if (r := ratio_of(record, TUNED, STATIC)) is not None]
     if ratios:
         gain = float(np.exp(np.mean(np.log(ratios))))
