@@ -63,9 +63,10 @@ class PlaneKnobs(Knobs):
 def default(window: Window, machine: Machine) -> PlaneKnobs:
     """As many rows as leave half of the first cache free; the whole of a small image.
 
-    A larger window of `k` rows reads `high + k - 1` rows of vectors for `high` rows of results, so
-    that loads, which cross cache lines, take less time than the arithmetic; and it takes eight
-    sums at a time to hide the latency of one. Of small windows the next vector hides that.
+    For `high` rows of results, one below the other, a window of `k` rows reads `high + k - 1` rows
+    of vectors, so that loads, which cross cache lines, take less time than the arithmetic; and it
+    takes eight sums at a time to hide the latency of one. Of small windows the next sums hide that
+    too: an image of which run time tells the height, maybe few rows, is computed row by row.
     """
     width = emit.static(window.image[1]) or 256
     row = (width + window.low[1] + window.high[1]) * emit.FLOAT_BYTES
@@ -75,10 +76,11 @@ def default(window: Window, machine: Machine) -> PlaneKnobs:
     if height is not None:
         blocks = -(-height // rows)
         rows = -(-height // blocks)
-    if window.kernel[0] * window.kernel[1] <= _FEW:
-        return PlaneKnobs(rows=rows)
     lanes, along = emit.lanes_of(machine), emit.static(window.out[1])
-    wide = 2 if along is None or -(-along // lanes) % 2 == 0 else 1
+    few = window.kernel[0] * window.kernel[1] <= _FEW
+    if few and height is None:
+        return PlaneKnobs(rows=rows)
+    wide = 2 if not few and (along is None or -(-along // lanes) % 2 == 0) else 1
     groups = -(-rows // min(8, machine.vector_registers * 3 // 8 // wide))
     return PlaneKnobs(rows=rows, high=-(-rows // groups), wide=wide)
 

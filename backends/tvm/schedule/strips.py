@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import emit
-from .conv_costs import ConvWork, plane_sizes, room_of
+from .conv_costs import ConvWork, plane_sizes
 from .knobs import Knobs, knob
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def held_rows(stages: Sequence[ConvWork], rows: int) -> list[int]:
 
 
 def default(work: StripWork, machine: Machine) -> StripKnobs:
-    """The rows with which the busiest core has least to multiply, within half the second cache."""
-    return StripKnobs(rows=_best(work, machine)[1])
+    """The rows with which the busiest core has least to multiply, within the second cache."""
+    return StripKnobs(rows=_best(work, machine, machine.l2_bytes)[1])
 
 
 def fits(work: StripWork, machine: Machine, knobs: StripKnobs) -> bool:
@@ -99,7 +99,7 @@ def pays(work: StripWork, machine: Machine) -> bool:
     them hold no more of use: which core reads a part is not which core wrote it. Beyond that, more
     rows are computed twice the longer a chain is.
     """
-    least, _ = _best(work, machine)
+    least = _least(work, machine)
     if work.moved() // 2 < machine.l2_bytes // 2 or math.isinf(least):
         return False
     alone = replace(work, stages=work.stages[-1:])
@@ -109,17 +109,23 @@ def pays(work: StripWork, machine: Machine) -> bool:
 
 
 def _least(work: StripWork, machine: Machine) -> float:
-    """The multiplications of a core, of a chain or of one convolution, which is cut at will."""
+    """The multiplications of a core, of a chain or of one convolution, which is cut at will.
+
+    A chain is weighed by strips that leave half of the second cache to what passes through it.
+    """
     if len(work.stages) > 1:
-        return _best(work, machine)[0]
+        return _best(work, machine, machine.l2_bytes // 2)[0]
     return work.images * work.products(work.height) / machine.cores
 
 
-def _best(work: StripWork, machine: Machine) -> tuple[float, int]:
-    """The least multiplications of a core, and the rows of a strip; infinite if none fits."""
+def _best(work: StripWork, machine: Machine, room: int) -> tuple[float, int]:
+    """The least multiplications of a core, and the rows of a strip; infinite if none fits.
+
+    A strip holds `room` bytes at most.
+    """
     best = (math.inf, 1)
     for rows in range(1, work.height + 1):
-        if work.held(rows) > room_of(machine) * emit.FLOAT_BYTES:
+        if work.held(rows) > room:
             break
         strips = work.images * -(-work.height // rows)
         cost = -(-strips // machine.cores) * work.products(rows)
