@@ -2,7 +2,8 @@
 
 The board's engine `tunesmith-tuned` compiles with the records of the user's store (`TUNESMITH_DB`)
 and tunes nothing, so rows are tuned here first: `--budget` for each row and number of threads.
-Calling it again goes on where it stopped. What came of each is added to `docs/board/tuned.json`.
+Calling it again goes on where it stopped. What came of each is added to `tuned.json`, beside the
+board.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from benchmarks.board.measure import prepare
 from benchmarks.board.records import key_of
 from benchmarks.board.rows import ROWS, BoardRow, choose
-from benchmarks.spine_facts import ROOT, commit, now
+from benchmarks.spine_facts import ROOT, commit, gather, now
 from benchmarks.spine_rows import write_text
 from tunesmith import report_tune
 from tunesmith.autotune.database import Database, open_database
@@ -31,7 +32,6 @@ from tunesmith.tuning import tune_model
 
 __all__ = ["main"]
 
-OUT = ROOT / "docs/board/tuned.json"
 _EVERY = 30.0  # seconds between two lines of progress
 
 
@@ -45,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--threads", default="1,2", metavar="COUNTS", help="such as 1,2")
     add("--budget", default="10m", help="for each row and number of threads")
     add("--db", default=None, metavar="URL", help="the user's store if not given")
+    add("--out", type=Path, default=ROOT / "docs/board", metavar="FOLDER", help="of the board")
     chosen = parser.parse_args(arguments)
+    cpu, out = gather()["cpu"], chosen.out / "tuned.json"
+    if others := {str(row.get("cpu", "unknown")) for row in _known(out).values()} - {cpu}:
+        parser.error(f"the rows in {out} are of another processor ({', '.join(sorted(others))}; "
+                     f"this is {cpu}): --out another folder")  # fmt: skip
     budget = parse_budget(chosen.budget)
     cores = len(os.sched_getaffinity(0))
     good = True
@@ -53,11 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in choose(chosen.rows, ROWS):
             for threads in map(int, chosen.threads.split(",")):
                 if threads <= cores:
-                    good &= _tune(row, threads, budget, store)
+                    found = _tune(row, threads, budget, store)
+                    good &= bool(found)
+                    if found:
+                        _add(out, key_of(row.name, threads), {**found, "cpu": cpu})
     return int(not good)
 
 
-def _tune(row: BoardRow, threads: int, budget: float, store: Database) -> bool:
+def _tune(row: BoardRow, threads: int, budget: float, store: Database) -> dict[str, object]:
+    """What came of it; nothing if the inputs could not be made."""
     key, start, last = key_of(row.name, threads), time.perf_counter(), [0.0]
 
     def told(tuner: Tuner) -> None:
@@ -69,22 +78,27 @@ def _tune(row: BoardRow, threads: int, budget: float, store: Database) -> bool:
         facts = prepare(row, Path(text))
         if facts["error"]:
             print(f"{key}: {facts['error']}", file=sys.stderr)
-            return False
+            return {}
         with np.load(Path(text) / "inputs.npz") as stored:
             shapes = {name: stored[name].shape for name in stored.files}
         tuned = tune_model(facts["model"], store, budget=budget, shapes=shapes, threads=threads,
                            told=told)  # fmt: skip
         facts_of = report_tune.as_json(tuned, Path(), time.perf_counter() - start)
     print(f"{key}: {'; '.join(report_tune.summary(tuned, Path(key), 0.0)[:2])}", flush=True)
-    _add(key, {**facts_of, "date": now(), "commit": commit(), "budget": budget})
-    return True
+    return {**facts_of, "date": now(), "commit": commit(), "budget": budget}
 
 
-def _add(key: str, row: Mapping[str, object]) -> None:
+def _known(path: Path) -> dict[str, dict[str, object]]:
+    """The rows of earlier runs."""
+    found: dict[str, dict[str, object]] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def _add(path: Path, key: str, row: Mapping[str, object]) -> None:
     """Add a row to the file, which is written whole."""
-    known: dict[str, object] = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    known = _known(path)
     known[key] = {name: value for name, value in row.items() if name != "artifact"}
-    write_text(OUT, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    write_text(path, json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`python -m benchmarks.board`: measure the rows, and write JSON, Markdown and a picture.
 
 What was measured is on disk after every row. A run that measures a part of the rows, or of the
-engines of a row, keeps the others, unless they come from another processor.
+engines of a row, keeps the others; a board of another processor stays as it is.
 """
 
 from __future__ import annotations
@@ -79,8 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     allowed = sorted(os.sched_getaffinity(0))
     threads = [int(count) for count in chosen.threads.split(",") if int(count) <= len(allowed)]
     out: Path = chosen.out or ROOT / ("out/board" if chosen.smoke else "docs/board")
-    facts = facts_of_board(out / "board.json") if chosen.render else gather()
-    board = {} if chosen.fresh else read_board(out / "board.json", facts)
+    known = facts_of_board(out / "board.json")
+    facts = known if chosen.render else gather()
+    board = {} if chosen.fresh else read_board(out / "board.json")
+    if board and facts["cpu"] != known["cpu"]:
+        parser.error(f"the rows in {out} are of another processor ({known['cpu']}; this is"
+                     f" {facts['cpu']}): --out another folder, or --fresh to forget")  # fmt: skip
     options = Options(
         engines=engines, rounds=chosen.rounds or (2 if chosen.smoke else 9),
         seconds=0.05 if chosen.smoke else chosen.seconds, least_runs=4 if chosen.smoke else 18,

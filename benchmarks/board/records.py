@@ -80,13 +80,11 @@ def key_of(row: str, threads: int) -> str:
     return f"{row} threads={threads}"
 
 
-def read_board(path: Path, facts: Mapping[str, str]) -> dict[str, RowRecord]:
-    """The records of an earlier run on the same processor; none if there is no such file."""
+def read_board(path: Path) -> dict[str, RowRecord]:
+    """The records of earlier runs; none if there is no such file."""
     if not path.is_file():
         return {}
     board = json.loads(path.read_text(encoding="utf-8"))
-    if board["facts"].get("cpu") != facts.get("cpu"):
-        return {}
     return {row["key"]: row for row in cast("list[RowRecord]", board["rows"])}
 
 

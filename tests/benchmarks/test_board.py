@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import zoo
+from benchmarks import tuning, zoo
 from benchmarks.board import chart
 from benchmarks.board.child import Child, ChildError, environment
 from benchmarks.board.cli import main
@@ -152,13 +152,27 @@ def test_a_row_of_ours_without_a_time_fails() -> None:
     assert "bert-base/128" in judged["transformer rows, the worst one"].where
 
 
-def test_records_survive_the_file_but_not_another_machine(tmp_path: Path) -> None:
+def test_records_survive_the_file(tmp_path: Path) -> None:
     board = _board(_record({STATIC: _engine(_samples(1.0))}))
     path = tmp_path / "deep" / "board.json"
     write_board(path, board, {"cpu": "a CPU"})
-    assert read_board(path, {"cpu": "a CPU"}) == board
-    assert read_board(path, {"cpu": "another"}) == {}
-    assert read_board(tmp_path / "none.json", {}) == {}
+    assert read_board(path) == board
+    assert read_board(tmp_path / "none.json") == {}
+
+
+def test_a_board_of_another_machine_is_neither_mixed_nor_forgotten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = _board(_record({STATIC: _engine(_samples(1.0))}))
+    write_board(tmp_path / "board.json", record, {"cpu": "another, 2 cores"})
+    (tmp_path / "tuned.json").write_text('{"minilm-l3/16 threads=2": {"cpu": "another, 2 cores"}}')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for call in (main, tuning.main):
+        with pytest.raises(SystemExit) as ended:
+            call(["--rows", "minilm-l3/16", "--out", str(tmp_path)])
+        assert ended.value.code == 2
+        assert "another processor (another, 2 cores" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def _merged(*runs: dict[str, EngineRecord]) -> RowRecord:
@@ -242,7 +256,7 @@ def test_a_later_failure_is_not_hidden_by_an_earlier_time(tmp_path: Path) -> Non
     text = render(_board(record), {})
     assert "IREE, wrong: y: 3 of 4 elements" in text and "not installed" not in text
     write_board(tmp_path / "board.json", _board(record), {"cpu": "a CPU"})
-    assert read_board(tmp_path / "board.json", {"cpu": "a CPU"}) == _board(record)
+    assert read_board(tmp_path / "board.json") == _board(record)
 
 
 def test_the_picture(tmp_path: Path) -> None:
