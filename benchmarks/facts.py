@@ -36,6 +36,8 @@ HEADS, WIDTH = 12, 64
 LENGTHS = (1024, 2048, 4096, 8192)
 LINEAR = 1.1  # memory for each token at the longest over that at the shortest
 ROUNDS = 20
+ROOM = ("minilm-l6/128", "distilbert/128", "bert-base/128", "vit-b16", "gpt2/prefill-128",
+        "smollm2/prefill-128", "t5-small/encoder-128", "whisper-tiny/encoder")  # fmt: skip
 BURSTS, BURST_ROUNDS = 9, 10  # profiles of the products, one after the other
 
 
@@ -157,6 +159,22 @@ def decode(folder: Path) -> list[Fact]:
     return facts
 
 
+def room(folder: Path) -> list[Fact]:
+    """What no schedule can gain on, in whole models: the rest is all that is left to tuning.
+
+    Convolutions are not asked: by Winograd's tiles they take fewer operations than the count says.
+    """
+    facts = []
+    for row in ROOM:
+        place = folder / row.replace("/", "-")
+        place.mkdir()
+        ((groups, _),) = _profiles(row, place, rounds=BURST_ROUNDS)
+        share = _share([g for g in groups if g.is_kernel])
+        how = f"all kernels: at their peaks the model would be {1 / share:.3f} times as quick"
+        facts.append(Fact(f"{row}, share of the roofline", "", f"{share:.1%}", True, how))
+    return facts
+
+
 def memory(folder: Path) -> list[Fact]:
     """The most memory of a process that loads BERT-base and runs it at 128 tokens."""
     executable, feeds = _compiled("bert-base/128", folder)
@@ -249,7 +267,7 @@ def attention(folder: Path) -> list[Fact]:
 
 
 PARTS: dict[str, Callable[[Path], list[Fact]]] = {
-    part.__name__: part for part in (products, decode, attention, memory)
+    part.__name__: part for part in (products, decode, room, attention, memory)
 }
 
 
