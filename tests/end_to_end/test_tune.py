@@ -319,7 +319,10 @@ _NOISE = 1.25  # of a kernel of some microseconds on a busy machine
 
 @pytest.mark.skipif(find_spec("xgboost") is None, reason="the extra `metaschedule` is missing")
 def test_a_whole_run_by_metaschedules_search(model: Path, tmp_path: Path) -> None:
-    """The command: trials of both kernels are kept, checked, and searched on from by a second."""
+    """The command: trials are kept, checked, and searched on from by a second.
+
+    Which kernel they are of is for what was measured to say.
+    """
     out, store = tmp_path / "m.tsm", tmp_path / "t.db"
     command = [
         sys.executable, "-m", "tunesmith", "tune", str(model), "-o", str(out), "--threads", "1",
@@ -336,7 +339,7 @@ def test_a_whole_run_by_metaschedules_search(model: Path, tmp_path: Path) -> Non
         tried = [r for r in database.records() if r.seed >= 0]  # the final races have no seed
     points = {(r.workload.sha256, tuple(sorted(r.knobs.items()))) for r in tried}
     assert len(points) == len(tried) == 16, "a second run goes on with what was not tried"
-    assert len({r.workload.sha256 for r in tried}) == 2
+    assert {r.workload.sha256 for r in tried} <= {k["workload"] for k in facts["kernels"]}
 
 
 def test_tuning_never_ends_slower_and_says_what_it_did(model: Path, tmp_path: Path) -> None:
