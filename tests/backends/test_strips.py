@@ -10,9 +10,10 @@ import pytest
 from tunesmith.backends.targets import find_target
 from tunesmith.backends.tvm.compile import TvmBackend
 from tunesmith.backends.tvm.groups import Group, form_groups
+from tunesmith.backends.tvm.kernels.convolutions import conv_work
 from tunesmith.backends.tvm.kernels.strips import strip_work
 from tunesmith.backends.tvm.legalize import legalize
-from tunesmith.backends.tvm.schedule import strips
+from tunesmith.backends.tvm.schedule import depthwise, strips
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
 from tunesmith.ir.text import parse_graph
@@ -251,6 +252,37 @@ def test_strips_pay_where_no_cache_holds_what_is_between() -> None:
     assert not strips.pays(strip_work(_groups(high)), machine), "no strip of a row fits"
     small_image = Chain("1, 16, 28, 28", 96, 24, 16)
     assert not strips.pays(strip_work(_groups(small_image)), machine)
+
+
+def test_strips_may_fill_the_cache() -> None:
+    """Twice the rows, so that an eighth and not a quarter of the first result is computed twice."""
+    machine = find_target("x86-64-v4", threads=2).machine
+    machine = replace(machine, l2_bytes=1 << 20, cores=1)
+    work = strip_work(_groups(Chain("1, 24, 56, 56", 144, 24, 24)))
+    assert strips.default(work, machine).rows == 14
+    assert machine.l2_bytes // 2 < work.held(14) <= machine.l2_bytes
+
+
+@pytest.mark.parametrize(
+    ("height", "kernel", "rows", "high"),
+    [
+        (14, 3, 14, 7),
+        (7, 3, 7, 7),
+        (30, 3, 30, 8),
+        ("H", 3, 32, 1),
+        (14, 5, 14, 7),
+        ("H", 5, 32, 8),
+    ],
+)
+def test_rows_of_a_depthwise_window_share_what_they_load(
+    height: int | str, kernel: int, rows: int, high: int
+) -> None:
+    """Not for small windows where an image may turn out to have a row or two."""
+    reach = (kernel // 2, kernel // 2)
+    case = Chain(f"1, 8, {height}, 14", 0, 0, 8, (kernel, kernel), low=reach, high=reach)
+    (node,) = (node for node in case.graph().nodes if node.op.name == "conv")
+    knobs = depthwise.default(conv_work(node).window, find_target("x86-64-v4", threads=1).machine)
+    assert (knobs.rows, knobs.high) == (rows, high)
 
 
 def _groups(case: Chain) -> list[Group]:
