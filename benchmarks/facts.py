@@ -68,7 +68,7 @@ def _compiled(row: str, folder: Path) -> tuple[Executable, dict[str, np.ndarray]
 
 
 def _profiles(
-    row: str, folder: Path, bursts: int = 1, rounds: int = ROUNDS
+    row: str, folder: Path, bursts: int, rounds: int
 ) -> Iterator[tuple[list[Group], Profile]]:
     """Profiles of a row in one process, by kernels, beside what the machine reached around rounds.
 
@@ -145,14 +145,19 @@ def _others() -> tuple[float, float]:
     return busy_seconds() - time.process_time(), time.perf_counter()
 
 
+def _whole_shares(row: str, folder: Path, bursts: int, rounds: int) -> list[float]:
+    """The part of the roofline that all kernels of a row reach together, in each profile."""
+    place = folder / row.replace("/", "-")
+    place.mkdir()
+    profiles = _profiles(row, place, bursts, rounds)
+    return [_share([g for g in groups if g.is_kernel]) for groups, _ in profiles]
+
+
 def decode(folder: Path) -> list[Fact]:
     """One new token: products stream their weights from memory."""
     facts = []
     for row in ("gpt2/decode-128", "smollm2/decode-256"):
-        place = folder / row.replace("/", "-")
-        place.mkdir()
-        profiles = _profiles(row, place, BURSTS, BURST_ROUNDS)
-        shares = [_share([g for g in groups if g.is_kernel]) for groups, _ in profiles]
+        shares = _whole_shares(row, folder, BURSTS, BURST_ROUNDS)
         facts.append(Fact(f"{row}, share of the roofline, which is memory", f">= {BANDWIDTH:.0%}",
                           _middle(shares), median(shares) >= BANDWIDTH,
                           f"all kernels, {BURSTS} profiles, median and range"))  # fmt: skip
@@ -166,10 +171,7 @@ def room(folder: Path) -> list[Fact]:
     """
     facts = []
     for row in ROOM:
-        place = folder / row.replace("/", "-")
-        place.mkdir()
-        ((groups, _),) = _profiles(row, place)
-        share = _share([g for g in groups if g.is_kernel])
+        (share,) = _whole_shares(row, folder, 1, ROUNDS)
         how = f"all kernels: at their peaks the model would be {1 / share:.3f} times as quick"
         facts.append(Fact(f"{row}, share of the roofline", "", f"{share:.1%}", True, how))
     return facts
