@@ -36,6 +36,6 @@ HOST_LIKE = Target(
     "x86-64-v3",
     "x86_64-linux-gnu",
     "haswell",
-    ("avx2", "fma"),
+    ("avx2", "f16c", "fma"),
     Machine("avx2", 32, 16, 2, 32 << 10, 256 << 10, 8 << 20, 2),
 )

@@ -21,6 +21,7 @@ from .fuse_rotary import FuseRotary
 from .fuse_silu import FuseSilu
 from .fuse_softmax import FuseSoftmax
 from .lift_dequantize import LiftDequantize
+from .narrow_weights import NarrowWeights
 
 __all__ = ["PASSES"]
 
@@ -43,4 +44,5 @@ PASSES: tuple[type[Pass], ...] = (
     FuseSilu,
     FuseSoftmax,
     LiftDequantize,
+    NarrowWeights,
 )

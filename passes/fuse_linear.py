@@ -13,6 +13,7 @@ from tunesmith.ir.ops import Expr
 from tunesmith.ir.opset.activation import ACTIVATIONS, dequantize, linear
 from tunesmith.ir.opset.control import matmul
 from tunesmith.ir.opset.math import cast
+from tunesmith.ir.types import DType
 
 from .fuse_pass import FusePass
 from .patterns import ANY, Match
@@ -26,7 +27,7 @@ def product(x: Expr, weight: Expr, /) -> Expr:
 
 
 def integers(x: Expr, weight: Expr, /) -> Expr:
-    """The matrix is stored as integers that need no scale."""
+    """The matrix is stored as integers that need no scale, or as narrower floats."""
     return matmul(x, cast(weight, dtype=ANY))
 
 
@@ -74,11 +75,14 @@ class FuseLinear(FusePass):
     choices = {"activation": tuple(a for a in ACTIVATIONS if a != "none")}  # noqa: RUF012  # never written to
 
     def guard(self, match: Match) -> str | None:
-        """The weight is a constant matrix, floats like `x` or scaled integers; the rest vectors."""
+        """The weight is a constant matrix, floats no wider than `x` or scaled integers; the rest
+        vectors.
+        """
         x, weight = match["x"].type, match["weight"]
         if weight.constant is None or weight.type.rank != 2:
             return "`weight` is not a constant matrix"
-        if not weight.type.dtype.is_integer and weight.type.dtype is not x.dtype:
+        narrow = x.dtype is DType.f32 and weight.type.dtype in (DType.f16, DType.bf16)
+        if not weight.type.dtype.is_integer and weight.type.dtype is not x.dtype and not narrow:
             return f"`weight` holds {weight.type.dtype}, `x` {x.dtype}"
         columns = weight.type.shape[1]
         bias, scale = match.get("bias"), match.get("scale")

@@ -29,6 +29,7 @@ _O1 = (
     "fuse-relu",
     "fuse-linear",
     _TIDY,
+    "narrow-weights",  # last: weights are found where layers have them
 )
 
 # O2: everything.
@@ -49,6 +50,7 @@ _O2 = (
     _TIDY,  # masks and scales that attention has absorbed are gone
     "fuse-linear",  # after attention, whose products are no layers; bias and activation go in
     _TIDY,
+    "narrow-weights",  # last: weights are found where layers have them
 )
 
 PRESETS: dict[str, str] = {

@@ -63,7 +63,7 @@ def has_kernel(node: Node) -> bool:
         return (
             operands[0].type.dtype is DType.f32
             and weight.constant is not None
-            and weight.type.dtype in (DType.f32, DType.i8)
+            and weight.type.dtype in (DType.f32, DType.i8, *_NARROW)
             and 0 not in weight.type.shape
         )
     if name == "attention":

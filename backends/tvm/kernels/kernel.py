@@ -90,12 +90,13 @@ class WeightUse:
 
     def array(self) -> NDArray[np.generic]:
         """The elements as the kernel reads them."""
+        dtype = TVM_DTYPE[self.constant.type.dtype]
         if self.layout is not None:
             return self.layout.pack(self.constant.array)
         if self.knobs is None:
-            flat = np.asarray(self.constant.array, order="C").reshape(-1)
-            return flat.view(TVM_DTYPE[self.constant.type.dtype])
-        return pack_weights([each.array for each in self.constants], self.knobs, self.together)
+            return np.asarray(self.constant.array, order="C").reshape(-1).view(dtype)
+        arrays = [each.array for each in self.constants]
+        return pack_weights(arrays, self.knobs, self.together).view(dtype)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from tunesmith.ir.ops import Attribute
 from tunesmith.ir.types import DType
 
 from ..schedule import fastmath
-from ..schedule.emit import held
+from ..schedule.emit import held, widened
 from . import integers
 from .literals import TVM_DTYPE, immediate
 
@@ -52,7 +52,7 @@ def _from_bf16(value: Prim) -> Prim:
     if isinstance(value, tirx.IntImm):
         bits = np.asarray(int(value.value), np.uint16)
         return immediate(float(bits.view(DType.bf16.numpy)), DType.f32)
-    return T.reinterpret("float32", value.astype("uint32") << tirx.const(16, "uint32"))
+    return widened(value)
 
 
 def _to_bf16(value: Prim) -> Prim:

@@ -204,6 +204,19 @@ def save(buffer: Buffer, start: Dim, lanes: int, value: Expr) -> None:
     T.buffer_store(buffer, value, [lanes_at(start, lanes)])
 
 
+def widened(value: Expr) -> Expr:
+    """Return one vector of numbers as float32, which holds all of them.
+
+    They are float32, float16 or small integers; unsigned ones of 16 bits are those of bfloat16.
+    """
+    kind, _, lanes = str(value.ty).partition("x")
+    vector = f"x{lanes}" if lanes else ""
+    if kind != "uint16":
+        return value if kind == "float32" else value.astype(f"float32{vector}")
+    wide = value.astype(f"uint32{vector}")
+    return T.reinterpret(f"float32{vector}", wide << const(16, f"uint32{vector}"))
+
+
 def splat(value: float | Expr, lanes: int) -> Expr:
     """Return a vector with `value` in every lane."""
     one = const(value, "float32") if isinstance(value, float) else value

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 from tvm.ir import Expr
 from tvm.tirx import Buffer
 from tvm.tirx.script import builder as T
@@ -56,8 +57,8 @@ def emit_gemm(
     """Write `store(i, j, sum_k load_a(i, k) * w[k, j], …)` for all rows and columns of each result.
 
     A result is of `together` products, and `store` gets an element of each. `weight` is what
-    `pack_weights` returns for the weights of all, float32 or int8; the scale of int8 belongs into
-    `store`. `store` is called in a loop over the lanes of a vector whose variable is in `j`, or
+    `pack_weights` returns for the weights of all: float32, or what `emit.widened` takes; the scale
+    of int8 belongs into `store`. `store` is called in a loop over the lanes of a vector whose variable is in `j`, or
     in a scalar loop for the columns after the last whole vector. The last row tile overlaps the
     one before it, so a row may be stored twice, with the same value: what `load_a` and `store`
     read must not alias what `store` writes.
@@ -102,8 +103,8 @@ class _Gemm:
 
     def choose(self, rows: Expr, height: int) -> None:
         """Take the tallest tile that fits `rows`, known at run time only; there is at least one."""
-        if height == 1:
-            self.all_rows(rows, 1)
+        if height == 1:  # fewer than two rows
+            replace(self, knobs=replace(self.knobs, chunk=1)).all_rows(1, 1)
             return
         if self.knobs.prefetch_few:
             self.by_tiles(rows, height)
@@ -214,20 +215,19 @@ class _Gemm:
         return -(-self.inner // (shares * self.unroll)) * self.unroll
 
     def reader(
-        self, panel: Expr, panels: int, k0: Expr, count: Dim, depth: int, dequantize: bool
+        self, panel: Expr, panels: int, k0: Expr, count: Dim, depth: int, several: bool
     ) -> Callable[[Dim, Expr, int], Expr]:
         """Return how vector `v` of row `k` of one of `panels` panels is read, as fp32.
 
-        Panels of int8 are converted once if they serve several row tiles, else while they are
-        read: `count` rows from `k0`, which are at most `depth`.
+        Panels of another type are widened once if they serve several row tiles, else while they
+        are read: `count` rows from `k0`, which are at most `depth`.
         """
         lanes, width = self.lanes, self.knobs.tile_n
 
         def stored(p: Dim, k: Expr, v: int) -> Expr:
-            value = self.weight[panel + p, k, emit.lanes_at(v * lanes, lanes)]
-            return value if self.weight.dtype == "float32" else value.astype(f"float32x{lanes}")
+            return emit.widened(self.weight[panel + p, k, emit.lanes_at(v * lanes, lanes)])
 
-        if self.weight.dtype == "float32" or not dequantize:
+        if self.weight.dtype == "float32" or not several:
             return stored
         copy = T.alloc_buffer((panels * depth * width,), "float32")
         for p in range(panels):
@@ -247,7 +247,7 @@ class _Gemm:
         needed; tiles after that ask for the last piece again. Past the end of the weight it is an
         address that nobody reads.
         """
-        width, each = self.knobs.tile_n, CACHE_LINE // (4 if self.weight.dtype == "float32" else 1)
+        width, each = self.knobs.tile_n, CACHE_LINE // np.dtype(self.weight.dtype).itemsize
         lines = emit.index(blocks) * self.knobs.prefetch
         first = T.max(T.min(step * lines, self.depth * width // each - lines), emit.index(0))
         for number in range(self.knobs.prefetch):
