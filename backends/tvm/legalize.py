@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tunesmith.ir.builder import trace
 from tunesmith.ir.dims import product
 from tunesmith.ir.graph import Graph, Node, Value
@@ -15,6 +17,8 @@ __all__ = ["ROW_REDUCTIONS", "has_kernel", "has_windows", "is_row_operator", "le
 ROW_REDUCTIONS = frozenset({"reduce_sum", "reduce_mean", "reduce_max", "reduce_min"})
 _NARROW = (DType.f16, DType.bf16)
 _ROW_COMPOSITES = frozenset({"softmax", "log_softmax", "layer_norm", "rms_norm"})
+_WINDOWS = frozenset({"conv", "max_pool", "average_pool"})
+_WIDENED = frozenset({"attention", "linear", "matmul", *_ROW_COMPOSITES, *_WINDOWS})
 
 
 def is_row_operator(node: Node) -> bool:
@@ -37,7 +41,7 @@ def has_windows(node: Node) -> bool:
 
     The weight of a convolution is a constant; what does not fit runs on the reference loops.
     """
-    if node.op.name not in ("conv", "max_pool", "average_pool"):
+    if node.op.name not in _WINDOWS:
         return False
     x = node.present_operands[0].type
     if x.dtype is not DType.f32 or x.rank not in (3, 4) or not isinstance(x.shape[1], int):
@@ -89,12 +93,13 @@ def legalize(graph: Graph) -> bool:
         for node in list(graph.nodes):
             if _reduces_tail(node):
                 _flatten_tail(node, rewriter)
+            elif node.op.name in _WIDENED and _is_narrow(node):
+                _widen(node, rewriter)
+                pending = True
             elif node.op.name == "matmul" and _is_linear(node):
                 builder = rewriter.before(node)
                 (value,) = builder.emit_values(OPS["linear"], node.operands, {})
                 rewriter.replace_node(node, [value])
-            elif node.op.name == "attention" and _is_narrow(node):
-                _widen(node, rewriter)
             elif node.op.is_composite and not has_kernel(node):
                 builder = rewriter.before(node)
                 types = [v.type if v is not None else None for v in node.operands]
@@ -127,8 +132,8 @@ def _drop_kept(graph: Graph, rewriter: Rewriter) -> None:
 
 
 def _is_narrow(node: Node) -> bool:
-    """Whether an attention is that of f32 but for the types: no mask is added in f16 or bf16."""
-    mask = node.operands[3] if len(node.operands) > 3 else None
+    """Whether a node is that of f32 but for the types: to attention no narrow mask is added."""
+    mask = node.operands[3] if node.op.name == "attention" and len(node.operands) > 3 else None
     added = mask is not None and mask.type.dtype is not DType.bool
     return not added and node.present_operands[0].type.dtype in _NARROW
 
@@ -136,16 +141,21 @@ def _is_narrow(node: Node) -> bool:
 def _widen(node: Node, rewriter: Rewriter) -> None:
     """Compute a node of f16 or bf16 in f32, and round its result once.
 
-    Scores and weights that are rounded on the way cost more bits than a sum of many terms does.
+    Scores and sums that are rounded on the way cost more bits than a sum of many terms does. The
+    weight of a layer stays as it is stored: its kernel widens it.
     """
     builder = rewriter.before(node)
+    weight = _weight(node)
 
     def wide(value: Value | None) -> Value | None:
-        if value is None or value.type.dtype not in _NARROW:
+        if value is None or value is weight or value.type.dtype not in _NARROW:
             return value
+        if value.constant is not None:
+            return builder.constant(value.constant.array.astype(np.float32), value.name).value
         return builder.emit_values(OPS["cast"], [value], {"dtype": DType.f32})[0]
 
-    (y,) = builder.emit_values(node.op, [wide(v) for v in node.operands], node.attributes)
+    op = node.op if weight is None else OPS["linear"]
+    (y,) = builder.emit_values(op, [wide(v) for v in node.operands], node.attributes)
     (y,) = builder.emit_values(OPS["cast"], [y], {"dtype": node.result.type.dtype})
     rewriter.replace_node(node, [y])
 
@@ -226,10 +236,13 @@ def _flatten_tail(node: Node, rewriter: Rewriter) -> None:
 
 
 def _is_linear(node: Node) -> bool:
-    x, weight = node.present_operands
-    return (
-        x.type.dtype is DType.f32
-        and weight.constant is not None
-        and weight.type.rank == 2
-        and 0 not in weight.type.shape
-    )
+    return node.present_operands[0].type.dtype is DType.f32 and _weight(node) is not None
+
+
+def _weight(node: Node) -> Value | None:
+    """The constant matrix that a product or a layer is with."""
+    if node.op.name not in ("linear", "matmul"):
+        return None
+    weight = node.present_operands[1]
+    fits = weight.constant is not None and weight.type.rank == 2 and 0 not in weight.type.shape
+    return weight if fits else None
