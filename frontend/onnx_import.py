@@ -27,6 +27,7 @@ from .onnx_fold import fold
 from .onnx_functions import function_body, has_body
 from .onnx_inputs import Bounds, Declared, declare_inputs
 from .onnx_ops import HINTS, RULES, find_rule
+from .onnx_order import in_order
 from .onnx_shapes import Learned
 from .onnx_split import Split, split
 from .onnx_tensors import Held, read_tensor
@@ -63,6 +64,7 @@ def _import(
     dims: Bounds,
     values: Mapping[str, ArrayLike],
 ) -> Graph:
+    model = in_order(model)
     check_structure(model)
     weights = _Weights(model, folder, file)
     run_checker(model, file.places if file is not None else ())

@@ -24,7 +24,7 @@ _FIRST, _CHUNK = 4096, 1 << 20  # elements that are looked at first, and then at
 
 @dataclass(frozen=True, kw_only=True)
 class NarrowWeights(Pass):
-    """`linear(x, f32 w)  =>  linear(x, bf16 w)`, and `gather(f32 w, i)  =>  cast(gather(bf16 w, i))`.
+    """`linear(x, f32 w)  =>  linear(x, bf16 w)`, `gather(f32 w, i)  =>  cast(gather(bf16 w, i))`.
 
     Only where every element of `w` is a number of bfloat16, or else every one of float16, if the
     target widens these in vectors: that is how most language models are published, whatever type

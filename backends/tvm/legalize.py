@@ -151,7 +151,9 @@ def _widen(node: Node, rewriter: Rewriter) -> None:
         if value is None or value is weight or value.type.dtype not in _NARROW:
             return value
         if value.constant is not None:
-            return builder.constant(value.constant.array.astype(np.float32), value.name).value
+            array = value.constant.array.astype(np.float32)
+            same: Value = builder.constant(array, value.name).value
+            return same
         return builder.emit_values(OPS["cast"], [value], {"dtype": DType.f32})[0]
 
     op = node.op if weight is None else OPS["linear"]

@@ -1,4 +1,4 @@
-"""Weights that are stored as bfloat16 or float16 give what the same numbers in f32 give, exactly."""
+"""Weights that are stored as bfloat16 or float16 give exactly what the same numbers in f32 give."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def weight(kind: str, rows: int, cols: int, seed: int = 0) -> Floats:
     return random.astype(TYPES[kind][0]).astype(np.float32)
 
 
-def layer(*weights: Floats, rows: Dim | int, body: Callable[..., list[Expr]] | None = None) -> Graph:
+def layer(*weights: Floats, rows: Dim, body: Callable[..., list[Expr]] | None = None) -> Graph:
     """Linear layers of one input, or what `body` makes of their results."""
     builder = Builder(Graph("layers"))
     x = builder.input("x", TensorType(DType.f32, (rows, len(weights[0]))))
@@ -54,7 +54,9 @@ def compiled(graph: Graph, preset: str, target: str = "host") -> Artifact:
 
 
 def assert_same(
-    graph: Callable[[], Graph], kind: str, feeds: list[dict[str, NDArray[np.generic]]],
+    graph: Callable[[], Graph],
+    kind: str,
+    feeds: list[dict[str, NDArray[np.generic]]],
     target: str = "host",
 ) -> None:
     """Both artifacts agree to the bit, the wide one with the interpreter, and one is half."""
@@ -67,7 +69,7 @@ def assert_same(
         expected, found = (list(run.run(given).values()) for run in runs)
         for e, f, exact in zip(expected, found, evaluate(graph(), given), strict=True):
             np.testing.assert_array_equal(f, e)
-            np.testing.assert_allclose(f, exact, rtol=1e-4, atol=1e-4)
+            assert np.allclose(f, exact, rtol=1e-4, atol=1e-4)
 
 
 def inputs(count: int, width: int) -> dict[str, NDArray[np.generic]]:
@@ -134,7 +136,7 @@ def test_a_layer_beside_one_of_another_type() -> None:
     feeds = inputs(3, 32)
     found = list(load(artifact, threads=1).run(feeds).values())
     for f, e in zip(found, evaluate(graph(), feeds), strict=True):
-        np.testing.assert_allclose(f, e, rtol=1e-4, atol=1e-4)
+        assert np.allclose(f, e, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.tvm
@@ -164,7 +166,7 @@ def test_views_of_one_array_share_the_narrow_one() -> None:
     assert NarrowWeights(least=0).run(graph, context)
     arrays = [v.constant.array for n in graph.nodes for v in n.results if v.constant is not None]
     narrow = [array for array in arrays if array.dtype == ml_dtypes.bfloat16]
-    assert len(narrow) == 2 and np.shares_memory(*narrow)
+    assert len(narrow) == 2 and np.shares_memory(narrow[0], narrow[1])
     assert [note.what for note in context.notes] == ["bfloat16"] * 2
 
 

@@ -77,9 +77,12 @@ def broken(name: str) -> ModelProto:
         case "undefined":
             nodes = [node("Add", ["x", "q"], ["y"], name="sum")]
             return of_type(model(nodes, x, ["y"]), y=(F32, 1))
-        case "unsorted":
-            nodes = [node("Relu", ["a"], ["y"], name="early"), node("Abs", ["x"], ["a"])]
-            return of_type(model(nodes, x, ["y"]), y=(F32, 1))
+        case "inner-cycle":
+            y = helper.make_tensor_value_info("t", F32, [4])
+            inner = helper.make_graph([node("Relu", ["a"], ["t"])], "inner", [], [y])
+            first = node("If", ["c"], ["b"], name="first", then_branch=inner, else_branch=inner)
+            proto = model([first, node("Abs", ["b"], ["a"])], x, ["a"], {"c": np.array(True)})
+            return of_type(proto, a=(F32, 1))
         case "duplicate":
             nodes = [node("Relu", ["x"], ["y"], name="n1"), node("Abs", ["x"], ["y"], name="n2")]
             return of_type(model(nodes, x, ["y"]), y=(F32, 1))
@@ -136,7 +139,7 @@ def broken(name: str) -> ModelProto:
 REFUSED = {
     "cycle": r"`first` \(Add\).*`b`.*a cycle",
     "undefined": r"`sum` \(Add\).*`q`, which is not defined",
-    "unsorted": r"`early` \(Relu\).*`a`, which is defined after it",
+    "inner-cycle": r"`t` \(Relu\) in `first`.*`a`, which is not defined",
     "duplicate": r"`n2` \(Abs\).*two values are named `y`",
     "output": "the output `z` is not defined",
     "negative": "`w`.*negative size",

@@ -58,10 +58,10 @@ def emit_gemm(
 
     A result is of `together` products, and `store` gets an element of each. `weight` is what
     `pack_weights` returns for the weights of all: float32, or what `emit.widened` takes; the scale
-    of int8 belongs into `store`. `store` is called in a loop over the lanes of a vector whose variable is in `j`, or
-    in a scalar loop for the columns after the last whole vector. The last row tile overlaps the
-    one before it, so a row may be stored twice, with the same value: what `load_a` and `store`
-    read must not alias what `store` writes.
+    of int8 belongs into `store`. `store` is called in a loop over the lanes of a vector whose
+    variable is in `j`, or in a scalar loop for the columns after the last whole vector. The last
+    row tile overlaps the one before it, so a row may be stored twice, with the same value: what
+    `load_a` and `store` read must not alias what `store` writes.
     """
     gemm = _Gemm(
         inner, tuple(results), together, load_a, weight, emit.lanes_of(machine), knobs, parallel
