@@ -5,6 +5,8 @@ They come through fewer exporter routes than those of `benchmarks.zoo_configs`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.zoo_configs import (
     ARCHITECTURES,
     PIXELS,
@@ -50,6 +52,24 @@ _T5 = {
     "num_heads": 8,
 }
 
+_LLAMA_STEP = Architecture(
+    name="smollm2-135m-decode",
+    config=_LLAMA.config,
+    model=_LLAMA.model,
+    full=_LLAMA.full,
+    small=_LLAMA.small,
+    inputs=_STEP
+    | _cache(
+        "past_key_values.{}",
+        "batch, num_key_value_heads, past, hidden_size // num_attention_heads",
+    ),
+    outputs={"logits": "batch"} | _cache("present.{}", "batch, num_key_value_heads, past + 1"),
+    blocks=30,
+    call={"use_cache": True},
+    routes=(OLD, DEFAULT, NEW),
+    layers="num_hidden_layers",
+)
+
 BOARD_ARCHITECTURES = (
     Architecture(
         name="minilm-l6",
@@ -84,23 +104,9 @@ BOARD_ARCHITECTURES = (
         routes=(OLD, DEFAULT, NEW),
         layers="n_layer",
     ),
-    Architecture(
-        name="smollm2-135m-decode",
-        config=_LLAMA.config,
-        model=_LLAMA.model,
-        full=_LLAMA.full,
-        small=_LLAMA.small,
-        inputs=_STEP
-        | _cache(
-            "past_key_values.{}",
-            "batch, num_key_value_heads, past, hidden_size // num_attention_heads",
-        ),
-        outputs={"logits": "batch"} | _cache("present.{}", "batch, num_key_value_heads, past + 1"),
-        blocks=30,
-        call={"use_cache": True},
-        routes=(OLD, DEFAULT, NEW),
-        layers="num_hidden_layers",
-    ),
+    _LLAMA_STEP,
+    # As its authors publish it: `torch_dtype` of HuggingFaceTB/SmolLM2-135M is bfloat16.
+    replace(_LLAMA_STEP, name="smollm2-135m-decode-bf16", published="bfloat16", routes=(DEFAULT,)),
     Architecture(
         name="t5-small-encoder",
         config="T5Config",

@@ -61,6 +61,7 @@ class Architecture:
     part: str = ""  # the module inside the model that is exported, if not all of it
     unused: tuple[str, ...] = ()  # modules that no call reaches
     weights: str = ""  # the sample with trained weights; there is no small variant then
+    published: str = "float32"  # PyTorch's type of the published weights: random ones are of it
 
     def settings(self, small: bool) -> Settings:
         """The configuration at one of the two sizes."""

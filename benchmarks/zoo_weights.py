@@ -31,6 +31,7 @@ def make_model(spec: Architecture, small: bool, attention: str) -> torch.nn.Modu
         _load(model, spec.weights)
     else:
         _perturb(model, small)
+        _round(model, spec.published)
     return model
 
 
@@ -41,6 +42,15 @@ def _load(model: torch.nn.Module, sample: str) -> None:
     weights = load_file(locate(sample))
     weights.pop("embeddings.position_ids", None)  # old files keep this count of positions
     model.load_state_dict(weights)
+
+
+def _round(model: torch.nn.Module, published: str) -> None:
+    """Round every parameter to a type, and keep it in f32."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(getattr(torch, published)))
 
 
 def _perturb(model: torch.nn.Module, small: bool) -> None:

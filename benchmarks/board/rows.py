@@ -76,12 +76,14 @@ def _text(
     return BoardRow(name, "transformer", model, "tokens", size, optimizer, precision)
 
 
-def _step(name: str, model: str, optimizer: str, longest: int, **lengths: int) -> BoardRow:
+def _step(
+    name: str, model: str, optimizer: str, longest: int, precision: str = "f32", **lengths: int
+) -> BoardRow:
     """One new token: the keys and values of what was before are inputs."""
     bounds = {"batch": BATCH} | dict.fromkeys(lengths, (1, longest))
     return BoardRow(
-        name, "decode", model, "declared", optimizer=optimizer, axes={"batch": 1} | lengths,
-        bounds=bounds,
+        name, "decode", model, "declared", optimizer=optimizer, precision=precision,
+        axes={"batch": 1} | lengths, bounds=bounds,
     )  # fmt: skip
 
 
@@ -99,6 +101,7 @@ def _zoo(architecture: str, attention: str = "-sdpa") -> str:
 
 
 _INT8 = "f32, int8 weights"
+_BF16 = "f32, weights that bf16 has"  # as they are published; every engine is given f32
 BATCH = (1, 8)
 
 ROWS: tuple[BoardRow, ...] = (
@@ -123,6 +126,9 @@ ROWS: tuple[BoardRow, ...] = (
     _sample("magika", "transformer", "bytes", (1, 2048), unk__214=BATCH),
     _step("gpt2/decode-128", _zoo("gpt2-decode"), "gpt2", 1023, past=128),
     _step("smollm2/decode-256", _zoo("smollm2-135m-decode"), "qwen3", 2047, past=256),
+    _step(
+        "smollm2-bf16/decode-256", _zoo("smollm2-135m-decode-bf16"), "qwen3", 2047, _BF16, past=256
+    ),
     _step("t5-small/decode-32", _zoo("t5-small-decode"), "t5", 511, source=128, past=32),
     BoardRow("resnet50", "convolution", _zoo("resnet50", ""), "pixels", (1,)),
     BoardRow("mobilenet-v2", "convolution", _zoo("mobilenet-v2", ""), "pixels", (1,)),
