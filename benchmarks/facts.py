@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ LINEAR = 1.1  # memory for each token at the longest over that at the shortest
 ROUNDS = 20
 ROOM = ("minilm-l6/128", "distilbert/128", "bert-base/128", "vit-b16", "gpt2/prefill-128",
         "smollm2/prefill-128", "t5-small/encoder-128", "whisper-tiny/encoder")  # fmt: skip
+FLOOR_TURNS = 60
 BURSTS, BURST_ROUNDS = 9, 10  # profiles of the products, one after the other
 
 
@@ -164,6 +166,67 @@ def decode(folder: Path) -> list[Fact]:
     return facts
 
 
+def floor(folder: Path) -> list[Fact]:
+    """How much quicker than ONNX Runtime a step can be at all that reads all weights of f32.
+
+    A plain read of as many bytes, the model and ONNX Runtime take turns in one process; between
+    them it sleeps until the workers of the one before do so too.
+    """
+    import onnxruntime
+
+    from benchmarks.board.inputs import INPUTS, prepare
+    from tunesmith.backends.targets import find_target
+    from tunesmith.backends.tvm.peaks import passing_over
+    from tunesmith.driver import compile_model
+    from tunesmith.runtime import load
+
+    (chosen,) = choose(["gpt2/decode-128"])
+    model = prepare(chosen, folder)["model"]
+    with np.load(folder / INPUTS) as stored:
+        feeds = {name: stored[name] for name in stored.files}
+    facts = []
+    for threads in (2, 1):  # the first load makes the pool
+        compile_model(model, threads=threads).save(folder / f"{threads}.tsm")
+        ours = load(folder / f"{threads}.tsm", threads=threads)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        weights = sum(spec.nbytes for spec in ours.manifest.weights)
+        read = passing_over(find_target("host", threads), threads, weights)
+        times = _in_turns(
+            read, partial(_timed, ours.run, feeds), partial(_timed, session.run, None, feeds)
+        )
+        for what, one in (("a plain read of its weights", 0), ("the step", 1)):
+            ratios = [turn[one] / turn[2] for turn in times]
+            low, high = np.quantile(ratios, (0.25, 0.75))
+            facts.append(Fact(
+                f"gpt2/decode-128, {threads} threads: {what}, over ONNX Runtime's step", "",
+                f"{median(ratios):.3f} ({low:.3f} to {high:.3f})", True,
+                f"{weights / 1e6:.0f} MB in {1e3 * median(t[one] for t in times):.1f} ms; "
+                f"{len(times)} turns, the middle half",
+            ))  # fmt: skip
+    return facts
+
+
+def _timed(run: Callable[..., object], *arguments: object) -> float:
+    start = time.perf_counter()
+    run(*arguments)
+    return time.perf_counter() - start
+
+
+def _in_turns(*subjects: Callable[[], float]) -> list[list[float]]:
+    """The seconds of each subject in each turn; a call before each warms its workers up."""
+    turns = []
+    for number in range(FLOOR_TURNS):
+        found = [0.0] * len(subjects)
+        for place in np.random.default_rng(number).permutation(len(subjects)):
+            time.sleep(0.02)
+            subjects[place]()
+            found[place] = subjects[place]()
+        turns.append(found)
+    return turns
+
+
 def room(folder: Path) -> list[Fact]:
     """What no schedule can gain on, in whole models: the rest is all that is left to tuning.
 
@@ -269,7 +332,7 @@ def attention(folder: Path) -> list[Fact]:
 
 
 PARTS: dict[str, Callable[[Path], list[Fact]]] = {
-    part.__name__: part for part in (products, decode, room, attention, memory)
+    part.__name__: part for part in (products, decode, floor, room, attention, memory)
 }
 
 
@@ -277,8 +340,8 @@ def render(facts: Sequence[Fact], about: dict[str, str]) -> str:
     """The page."""
     lines = [
         "# What the kernels reach", "",
-        "Written by `python -m benchmarks.facts`, a part of `make board`. One thread; shares are of"
-        " "
+        "Written by `python -m benchmarks.facts`, a part of `make board`. One thread, unless said; "
+        "shares are of "
         "what the machine reached around each round, as `tunesmith profile --cpu-time` shows them.",
         "",
         "| figure | bound | found | verdict | |", "|---|---|---|---|---|",

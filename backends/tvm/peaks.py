@@ -28,7 +28,7 @@ from ..targets import find_target
 from .build import tvm_target
 from .schedule import emit
 
-__all__ = ["Probe", "best_rates"]
+__all__ = ["Probe", "best_rates", "passing_over"]
 
 # Short calls: of those that nobody interrupts, enough are left even on a busy machine.
 _FMA_STEPS = 20_000
@@ -124,6 +124,26 @@ class Probe:
         start = clock()
         reader(place, self.result)
         return self.piece / max(1, clock() - start)
+
+
+def passing_over(target: Target, threads: int, nbytes: int) -> Callable[[], float]:
+    """What reads that many bytes of memory once, with so many threads, and returns the seconds.
+
+    No program that needs each of them is quicker.
+    """
+    lanes = emit.lanes_of(target.machine)
+    step = threads * _VECTORS * lanes
+    data = aligned(nbytes // emit.FLOAT_BYTES // step * step)
+    data.fill(1.0)
+    arguments = [tvm.runtime.from_dlpack(array) for array in (data, aligned(threads * lanes))]
+    read = _build(target, partial(_read, threads, data.size // threads, 1, _STREAMS[0], lanes))
+
+    def once() -> float:
+        start = time.perf_counter()
+        read(*arguments)
+        return time.perf_counter() - start
+
+    return once
 
 
 def _noise(times: list[float]) -> float:
