@@ -11,7 +11,7 @@ from tunesmith.ir.diagnostics import FrontendError
 
 from .limits import LIMITS
 
-__all__ = ["check_structure", "label", "opsets", "run_checker", "standard", "subgraphs"]
+__all__ = ["check_graph", "check_limits", "label", "opsets", "run_checker", "standard", "subgraphs"]
 
 STANDARD = "ai.onnx"
 SMALL = 1024  # bytes; larger initializers are hidden from the checker, whose copies cost memory
@@ -40,11 +40,10 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def check_structure(model: ModelProto) -> None:
-    """Refuse a model that is too large, or not a graph; `FrontendError` says where."""
+def check_limits(model: ModelProto) -> None:
+    """Refuse what is no model, or too large a one; `FrontendError` says where."""
     _check_header(model)
     _check_size(model)
-    _check_graph(model)
 
 
 def _check_header(model: ModelProto) -> None:
@@ -147,8 +146,11 @@ def _check_name(name: object, what: str) -> None:
         )
 
 
-def _check_graph(model: ModelProto) -> None:
-    """Each value has one definition, before its uses; subgraphs see what is outside."""
+def check_graph(model: ModelProto) -> None:
+    """Refuse what is no graph: each value has one definition, before its uses.
+
+    Subgraphs see what is outside. `FrontendError` says where.
+    """
     _check_scope(model.graph, frozenset(), "")
     for function in model.functions:
         names = set(function.input)

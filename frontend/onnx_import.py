@@ -21,7 +21,7 @@ from tunesmith.ir.rewriter import Rewriter
 from .limits import LIMITS
 from .onnx_builder import ImportBuilder
 from .onnx_call import Call, Rule, Tensor, constant_tensor
-from .onnx_check import check_structure, label, opsets, run_checker, standard, subgraphs
+from .onnx_check import check_graph, check_limits, label, opsets, run_checker, standard, subgraphs
 from .onnx_control import CONTROL
 from .onnx_fold import fold
 from .onnx_functions import function_body, has_body
@@ -64,8 +64,9 @@ def _import(
     dims: Bounds,
     values: Mapping[str, ArrayLike],
 ) -> Graph:
+    check_limits(model)
     model = in_order(model)
-    check_structure(model)
+    check_graph(model)
     weights = _Weights(model, folder, file)
     run_checker(model, file.places if file is not None else ())
     if model.functions:

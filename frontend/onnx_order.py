@@ -71,12 +71,15 @@ def _order(nodes: Sequence[NodeProto]) -> list[int] | None:
     return order if len(order) == len(needs) else None
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
-    """What a node reads, also inside of its graphs; what these call their own may be among it."""
-    yield from node.input
-    graphs = [*subgraphs(node)]
-    for graph in graphs:
-        yield from (value.name for value in graph.output)
+def _reads(node: NodeProto) -> set[str]:
+    """What a node reads; of its graphs, what they do not define themselves."""
+    read, graphs = set(node.input), [(graph, frozenset[str]()) for graph in subgraphs(node)]
+    for graph, outer in graphs:
+        own = {value.name for value in (*graph.input, *graph.initializer)}
+        own |= {tensor.values.name for tensor in graph.sparse_initializer}
+        known = outer | own | {name for inner in graph.node for name in inner.output}
+        read |= {value.name for value in graph.output} - known
         for inner in graph.node:
-            yield from inner.input
-            graphs += subgraphs(inner)
+            read |= set(inner.input) - known
+            graphs += [(deeper, known) for deeper in subgraphs(inner)]
+    return read

@@ -15,11 +15,14 @@ __all__ = ["Note", "Pass", "PassContext"]
 
 @dataclass(frozen=True)
 class Note:
-    """One thing a pass tells the user: a match, or a near miss with the condition that failed."""
+    """One thing a pass tells the user.
+
+    A match, a near miss with the condition that failed, or a constant that is stored otherwise.
+    """
 
     pass_name: str
-    kind: str  # "match" or "near-miss"
-    what: str  # the composite that was, or was nearly, formed
+    kind: str  # "match", "near-miss" or "stored"
+    what: str  # the composite that was, or was nearly, formed; the type that is stored
     where: str  # the location of the node
     reason: str = ""
 

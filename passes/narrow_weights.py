@@ -28,9 +28,10 @@ class NarrowWeights(Pass):
 
     Only where every element of `w` is a number of bfloat16, or else every one of float16, if the
     target widens these in vectors: that is how most language models are published, whatever type
-    they are exported in. Nothing is rounded, and products are summed in f32 as before, so results
-    are the same to the bit; half of the bytes are stored, and read for each new token. Constants
-    below `least` bytes and those with other readers stay as they are.
+    they are exported in. Nothing is rounded, and products are summed in f32 as before, so a kernel
+    gives the same to the bit; half of the bytes are stored, and read for each new token. Weights
+    below `least` bytes, with those of layers that read the same, and those with other readers stay
+    as they are.
     """
 
     name = "narrow-weights"
@@ -46,24 +47,34 @@ class NarrowWeights(Pass):
             constant = node.result.constant if node.op.name == "constant" else None
             if constant is None or constant.type.dtype is not DType.f32:
                 continue
-            if constant.nbytes < max(1, self.least) or not _only_weighs(node.result):
+            if not _only_weighs(node.result) or _bytes(node.result) < max(1, self.least):
                 continue
             narrow = _narrowed(constant.array, known, forms)
             if narrow is not None:
-                note = Note(self.name, "match", str(narrow.dtype), str(node.location))
+                note = Note(self.name, "stored", str(narrow.dtype), str(node.location))
                 context.notes.append(note)
                 _store(node, Constant(narrow), rewriter)
         return rewriter.changed
 
 
 def _only_weighs(value: Value) -> bool:
-    """Whether it is a weight of layers of f32 or a table, for all of its readers."""
+    """Whether all of its readers are layers whose weight it is, or pick from it as a table."""
     return bool(value.users) and all(
-        (user.op.name == "linear" and place == 1 and user.operands[0] is not None
-         and user.operands[0].type.dtype is DType.f32 and len(user.present_operands) < 4)
-        or (user.op.name == "gather" and place == 0)
-        for user, place in value.users
-    )  # fmt: skip
+        (user.op.name, place) in (("linear", 1), ("gather", 0)) for user, place in value.users
+    )
+
+
+def _bytes(value: Value) -> int:
+    """Its bytes, and those of the weights beside it: of layers that read the same.
+
+    Kernels of several layers have weights of one type, so a small one goes with the large ones.
+    """
+    beside = {value}
+    for layer, _ in value.users:
+        for other, place in layer.present_operands[0].users if layer.op.name == "linear" else ():
+            if (other.op.name, place) == ("linear", 0):
+                beside.add(other.present_operands[1])
+    return sum(each.constant.nbytes for each in beside if each.constant is not None)
 
 
 def _store(node: Node, constant: Constant, rewriter: Rewriter) -> None:
@@ -92,8 +103,9 @@ def _narrowed(
     plain = array.transpose(axes)
     key = (array.ctypes.data, plain.shape, plain.strides)
     if key not in known:
-        found = (_in(dtype, plain) for dtype in forms)
-        known[key] = next((one for one in found if one is not None), None)
+        rows = plain.reshape(-1) if plain.flags.c_contiguous else plain
+        found = (_in(dtype, rows) for dtype in forms)
+        known[key] = next((one.reshape(plain.shape) for one in found if one is not None), None)
         release(array)
     same = known[key]
     return None if same is None else same.transpose(np.argsort(axes))
@@ -114,7 +126,8 @@ def _in(dtype: DType, array: NDArray[np.generic]) -> NDArray[np.generic] | None:
         else:
             with np.errstate(over="ignore", invalid="ignore"):
                 narrow = part.astype(dtype.numpy)
-            if not np.array_equal(narrow.astype(np.float32).view(np.uint32), bits):
+            same = np.array_equal(narrow.astype(np.float32).view(np.uint32), bits)
+            if not same or np.isnan(part).any():  # which processors make quiet as they widen
                 return None
         result[start : start + rows] = narrow
         start, rows = start + rows, max(1, _CHUNK // each)

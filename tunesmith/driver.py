@@ -334,10 +334,12 @@ def _report(
     before: int, after: int, notes: Sequence[Note], lowered: Lowered, seconds: Mapping[str, float]
 ) -> dict[str, Json]:
     fused = Counter(n.what for n in notes if n.kind == "match")
+    stored = Counter(n.what for n in notes if n.kind == "stored")
     return {
         "nodes_before": before,
         "nodes_after": after,
         "fused": dict(sorted(fused.items())),
+        "stored": dict(sorted(stored.items())),
         "near_misses": [*(_note(n) for n in notes if n.kind == "near-miss")],
         "kernels": len(lowered.kernels),
         "kernel_table": [*lowered.kernels],

@@ -126,6 +126,10 @@ def graph_lines(report: Mapping[str, object]) -> list[str]:
     misses = list(missed) if isinstance(missed, list | tuple) else []
     if isinstance(fused, dict) and (fused or misses):
         lines.append(f"fused     {_fused(fused, misses)}")
+    stored = report.get("stored")
+    if isinstance(stored, dict) and stored:
+        each = [f"{_count(int(str(n)), 'weight')} as {name}" for name, n in stored.items()]
+        lines.append(f"stored    {', '.join(each)}: the numbers are the same")
     lines += [f"near miss {_near_miss(m)}" for m in misses[:_NEAR_MISSES_SHOWN]]
     if len(misses) > _NEAR_MISSES_SHOWN:
         lines.append(f"near miss … and {len(misses) - _NEAR_MISSES_SHOWN} more, see the manifest")

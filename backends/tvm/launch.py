@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.ir.diagnostics import BuildError
 from tunesmith.ir.dims import evaluate_dim
 from tunesmith.ir.graph import Value
 from tunesmith.ir.types import DType
@@ -74,7 +73,7 @@ def _operand(facts: Mapping[str, object]) -> Operand:
     if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise ValueError(f"{shape} is no shape")
     dtype = np.dtype(str(facts["dtype"]))
-    if dtype.kind not in "biuf":
+    if dtype.kind not in "biuf" and dtype != DType.bf16.numpy:
         raise ValueError(f"a kernel has no elements of type {dtype}")
     return Operand(dtype.name, tuple(shape), str(facts["weight"]))
 
@@ -85,9 +84,6 @@ def launch_of(kernel: Kernel, sizes: Mapping[str, int], spread: int) -> Launch:
     `spread` is how many bytes of weights a run of the model passes over: where the last cache
     cannot hold them, each call takes another copy of the kernel's weights, so that they come from
     memory as they do in the model.
-
-    Raises:
-        BuildError: an input is of a type of which no values can be drawn.
     """
     reads = []
     for value in kernel.reads:
@@ -96,8 +92,6 @@ def launch_of(kernel: Kernel, sizes: Mapping[str, int], spread: int) -> Launch:
             dtype = np.dtype(TVM_DTYPE[value.type.dtype])
             reads.append(Operand(dtype.name, use.shape(), _weight_name(use)))
             continue
-        if value.type.dtype is DType.bf16:
-            raise BuildError("kernels that read bf16 are not tuned")
         reads.append(_flat(value, sizes))
     last = kernel.machine.l3_bytes
     return Launch(
@@ -115,9 +109,7 @@ def weights_of(kernel: Kernel) -> dict[str, Callable[[], Array]]:
 
 
 def _flat(value: Value, sizes: Mapping[str, int]) -> Operand:
-    dtype = value.type.dtype
-    numpy = np.dtype(np.uint16 if dtype is DType.bf16 else dtype.numpy)
-    return Operand(numpy.name, (evaluate_dim(value.type.size, sizes),))
+    return Operand(value.type.dtype.numpy.name, (evaluate_dim(value.type.size, sizes),))
 
 
 def _weight_name(use: WeightUse) -> str:

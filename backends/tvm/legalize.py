@@ -87,6 +87,7 @@ def legalize(graph: Graph) -> bool:
     """
     rewriter = Rewriter(graph)
     _drop_kept(graph, rewriter)
+    known: dict[Value, Value] = {}  # values of f16 and bf16, in f32
     pending = True
     while pending:
         pending = False
@@ -94,7 +95,7 @@ def legalize(graph: Graph) -> bool:
             if _reduces_tail(node):
                 _flatten_tail(node, rewriter)
             elif node.op.name in _WIDENED and _is_narrow(node):
-                _widen(node, rewriter)
+                _widen(node, rewriter, known)
                 pending = True
             elif node.op.name == "matmul" and _is_linear(node):
                 builder = rewriter.before(node)
@@ -138,28 +139,46 @@ def _is_narrow(node: Node) -> bool:
     return not added and node.present_operands[0].type.dtype in _NARROW
 
 
-def _widen(node: Node, rewriter: Rewriter) -> None:
+def _widen(node: Node, rewriter: Rewriter, known: dict[Value, Value]) -> None:
     """Compute a node of f16 or bf16 in f32, and round its result once.
 
     Scores and sums that are rounded on the way cost more bits than a sum of many terms does. The
-    weight of a layer stays as it is stored: its kernel widens it.
+    weight of a layer stays as it is stored: its kernel widens it. What is wide already is `known`,
+    so that layers which read the same still do.
     """
-    builder = rewriter.before(node)
     weight = _weight(node)
 
     def wide(value: Value | None) -> Value | None:
         if value is None or value is weight or value.type.dtype not in _NARROW:
             return value
-        if value.constant is not None:
-            array = value.constant.array.astype(np.float32)
-            same: Value = builder.constant(array, value.name).value
-            return same
-        return builder.emit_values(OPS["cast"], [value], {"dtype": DType.f32})[0]
+        if value not in known:
+            known[value] = _wide(value, rewriter, fold=node.op.name == "conv")
+        return known[value]
 
     op = node.op if weight is None else OPS["linear"]
-    (y,) = builder.emit_values(op, [wide(v) for v in node.operands], node.attributes)
+    operands = [wide(v) for v in node.operands]
+    builder = rewriter.before(node)
+    (y,) = builder.emit_values(op, operands, node.attributes)
     (y,) = builder.emit_values(OPS["cast"], [y], {"dtype": node.result.type.dtype})
     rewriter.replace_node(node, [y])
+
+
+def _wide(value: Value, rewriter: Rewriter, *, fold: bool) -> Value:
+    """The value in f32, right behind where it is made; as a constant, if it is one to `fold`.
+
+    So are vectors; a matrix is widened where it is read, as that takes half of its bytes.
+    """
+    producer = value.producer
+    if producer is None:
+        builder = rewriter.at_start()
+    else:
+        builder = rewriter.before(producer.next or rewriter.graph.terminator)
+        builder.location = producer.location
+    constant = value.constant
+    if constant is not None and (fold or value.type.rank < 2):
+        same: Value = builder.constant(constant.array.astype(np.float32), value.name).value
+        return same
+    return builder.emit_values(OPS["cast"], [value], {"dtype": DType.f32})[0]
 
 
 def _turn_masks(graph: Graph, rewriter: Rewriter) -> None:

@@ -22,6 +22,7 @@ from tvm import tirx
 
 from tunesmith.ir.diagnostics import BuildError
 from tunesmith.ir.target import Target
+from tunesmith.ir.types import DType
 
 from ..races import median_interval
 from .build import link, tvm_target
@@ -43,6 +44,8 @@ __all__ = [
 Array = NDArray[np.generic]
 _NAME = "kernel"  # of every variant: equal code is then equal bytes
 _RTOL, _ATOL = 1e-4, 2e-5  # sums in another order; the second of the greatest element
+_BF16 = DType.bf16.numpy
+_STEP = {np.dtype(np.float16): 2.0**-10, _BF16: 2.0**-7}  # from one number to the next, at most
 _LEAST_SECONDS = 2e-4  # of one measurement: shorter kernels are called several times
 _MOST_BYTES = 1 << 30  # of copies of weights
 _GUARD = 4096  # bytes on both sides of a result, in which nothing may be written
@@ -100,7 +103,7 @@ class Variant:
     def compute(self) -> None:
         """Run it so that what it does not write shows in its results."""
         for array in self.results:
-            array.fill(np.nan if array.dtype.kind == "f" else 77)
+            array.fill(np.nan if _is_float(array.dtype) else 77)
         self.run()
 
     def expected(self) -> list[Array]:
@@ -140,8 +143,8 @@ class Workbench:
         columns: list[list[Any]] = []
         for operand, given in zip(launch.reads, self.inputs, strict=True):
             arrays = [given] if given is not None else self._copies(operand, launch.apart, supply)
-            columns.append([tvm.runtime.from_dlpack(array) for array in arrays])
-        stores = [tvm.runtime.from_dlpack(array) for array in results]
+            columns.append([tvm.runtime.from_dlpack(_bits(array)) for array in arrays])
+        stores = [tvm.runtime.from_dlpack(_bits(array)) for array in results]
         count = max([len(column) for column in columns], default=1)
         calls = [
             (*(column[i % len(column)] for column in columns), *launch.sizes, *stores)
@@ -172,17 +175,20 @@ class Workbench:
             ).any():
                 return "something is written before or behind a result"
         for got, want in zip(variant.results, wanted, strict=True):
-            if got.dtype.kind != "f":
+            if not _is_float(got.dtype):
                 if not np.array_equal(got, want):
                     return f"{int((got != want).sum())} of {got.size} elements differ"
                 continue
             if not np.array_equal(np.isnan(got), np.isnan(want)):
                 return f"{int((np.isnan(got) != np.isnan(want)).sum())} elements are NaN in one"
-            finite = want[np.isfinite(want)]
+            finite = want[np.isfinite(want)].astype(np.float64)
             scale = float(np.abs(finite).max()) if finite.size else 0.0
-            close = np.isclose(got, want, _RTOL, _ATOL * scale, equal_nan=True)
+            # narrow results are rounded in the end: another order may lead to the next number
+            near = _STEP.get(got.dtype, _RTOL)
+            one, other = got.astype(np.float64), want.astype(np.float64)
+            close = np.isclose(one, other, near, _ATOL * scale, equal_nan=True)
             if not close.all():
-                worst = np.nanmax(np.abs(got[~close].astype(float) - want[~close].astype(float)))
+                worst = np.nanmax(np.abs(one[~close] - other[~close]))
                 return f"{int((~close).sum())} of {got.size} elements differ, by up to {worst:.3g}"
         return ""
 
@@ -254,6 +260,15 @@ def _random(operand: Operand, random: np.random.Generator) -> Array:
     if dtype.kind in "iu":
         return random.integers(0, 8, operand.shape).astype(dtype)
     return (random.standard_normal(operand.shape) * 0.5).astype(dtype)
+
+
+def _is_float(dtype: np.dtype[np.generic]) -> bool:
+    return dtype.kind == "f" or dtype == _BF16
+
+
+def _bits(array: Array) -> Array:
+    """What TVM takes: bfloat16 as integers."""
+    return array.view(np.uint16) if array.dtype == _BF16 else array
 
 
 def _aligned(array: Array) -> Array:

@@ -59,6 +59,12 @@ KERNELS = {
     "elements": ("%x: f32[S, 501], %z: f32[S, 501]", "%a = gelu(%x) %y = mul(%a, %z)"),
     "narrow rows": ("%x: f32[S, 3, 7], %z: f32[7]", "%y = add(%x, %z)"),
     "halves": ("%x: f16[S, 501]", "%y = add(%x, %x)"),
+    "brain halves": ("%x: bf16[S, 501]", "%y = add(%x, %x)"),
+    "gemm to f16": ("%x: f32[S, 600], %w: f16[600, 100]",
+                    "%a = linear(%x, %w) %y = cast(%a) {dtype = f16}"),
+    "gemm to bf16": ("%x: f32[S, 600], %w: bf16[600, 100]",
+                     "%a = linear(%x, %w) %y = cast(%a) {dtype = bf16}"),
+    "gemm by bf16": ("%x: f32[S, 40], %w: bf16[40, 100]", "%y = linear(%x, %w)"),
     "turned": ("%x: f32[S, 9, 64]", "%y = transpose(%x) {perm = [1, 0, 2]}"),
 }  # fmt: skip
 SIZES = {"S": 37, "B": 2}
@@ -83,7 +89,9 @@ def graph_of(name: str) -> Graph:
     graph = parse_graph(f"graph @g({inputs}) {{ {body} return {results} }}")
     random = np.random.default_rng(0)
     weights = {
-        value.name: random.standard_normal([int(str(d)) for d in value.type.shape]).astype("f4")
+        value.name: random.standard_normal([int(str(d)) for d in value.type.shape]).astype(
+            value.type.dtype.numpy
+        )
         for value in graph.inputs
         if value.name in ("w", "u")
     }

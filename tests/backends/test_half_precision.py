@@ -111,6 +111,30 @@ def test_products_of_two_activations(dtype: DType) -> None:
     assert_rounded(run({"x": a, "z": b}), wide)
 
 
+def test_layers_that_read_the_same_still_do() -> None:
+    """The input is widened once, so that they become one kernel, as those of f32 do."""
+    found = {}
+    for dtype in (DType.f32, DType.f16):
+        builder = Builder(Graph("three"))
+        x = builder.input("x", TensorType(dtype, (3, 32)))
+        random = np.random.default_rng(0)
+        weights = [random.standard_normal((32, 48)).astype(dtype.numpy) for _ in range(3)]
+        graph = builder.finish([linear(x, builder.constant(w)) for w in weights], ["a", "b", "y"])
+        found[dtype], _ = kinds(graph)
+    assert found[DType.f16]["gemm"] == found[DType.f32]["gemm"] == 1
+
+
+def test_a_batch_of_weights_stays_narrow() -> None:
+    builder = Builder(Graph("batch"))
+    x = builder.input("x", TensorType(DType.f16, (8, 5, 64)))
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((8, 64, 96)).astype(np.float16)
+    artifact = compile_model(
+        builder.finish([matmul(x, builder.constant(weight))], ["y"]), threads=1, preset="O0"
+    )
+    assert [str(array.dtype) for array in artifact.weights.values()] == ["float16"]
+
+
 def test_weights_of_layers_stay_narrow() -> None:
     """Those of convolutions, which have no kernel for it, become f32."""
     for name, stored in (("linear", {"float16", "float32"}), ("conv", {"float32"})):

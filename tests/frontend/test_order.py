@@ -12,7 +12,7 @@ from tunesmith.frontend import import_model
 from tunesmith.frontend.onnx_order import in_order
 from tunesmith.ir.interpreter import evaluate
 
-from .models import F32, check, declare, model, node
+from .models import BOOL, F32, I64, check, declare, model, node
 
 X = np.random.default_rng(0).standard_normal(4).astype(np.float32)
 
@@ -66,6 +66,37 @@ def test_what_graphs_inside_read_comes_before_them() -> None:
     assert names(in_order(proto)) == ["a", "y"]
     (found,) = evaluate(import_model(proto), {"x": X})
     np.testing.assert_array_equal(found, -np.abs(X))
+
+
+def test_names_of_graphs_inside_are_their_own() -> None:
+    """What a branch makes may be called as something that comes later, and is no reason to sort."""
+
+    def branch(operator: str) -> object:
+        value = helper.make_tensor_value_info("t", F32, [4])
+        return helper.make_graph([node(operator, ["x"], ["t"])], "b", [], [value])
+
+    choice = node("If", ["c"], ["u"], then_branch=branch("Neg"), else_branch=branch("Exp"))
+    later = [node("Abs", ["x"], ["t"]), node("Add", ["u", "t"], ["y"])]
+    proto = built([choice, *later])
+    assert in_order(proto) is proto
+    check(proto, {"x": X})
+    assert names(in_order(built([later[1], choice, later[0]]))) == ["u", "t", "y"]
+
+
+def test_inputs_of_graphs_inside_are_their_own() -> None:
+    """The body of a loop calls its input as a value that depends on the loop: no cycle."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("Identity", ["keep"], ["again"]), node("Neg", ["a"], ["next"])], "body",
+        [value("n", I64, []), value("keep", BOOL, []), value("a", F32, [4])],
+        [value("again", BOOL, []), value("next", F32, [4])],
+    )  # fmt: skip
+    loop = node("Loop", ["three", "c", "b"], ["l"], body=body)
+    nodes = [node("Relu", ["a"], ["y"]), node("Exp", ["l"], ["a"]), loop, node("Abs", ["x"], ["b"])]
+    weights = {"c": np.array(True), "three": np.array(3)}
+    proto = declare(model(nodes, {"x": (F32, [4])}, ["y"], weights), [X])
+    assert names(in_order(proto)) == ["b", "l", "a", "y"]
+    check(proto, {"x": X})
 
 
 def test_functions_are_sorted_too() -> None:
