@@ -66,6 +66,7 @@ def gemm_work(group: Group) -> GemmWork:
         inner=_static(weight.type.shape[0]),
         cols=sum(map(sum, widths)),
         results=widths if sum(map(len, widths)) > 1 else (),
+        weight_bytes=weight.type.dtype.bytes,
     )
 
 

@@ -37,12 +37,14 @@ class GemmWork:
 
     `cols` is of all of them. Where there are several, `results` has the columns of each product of
     each result; all results are of the same number of products, and those of one equally wide.
+    `weight_bytes` is of one element of the weight.
     """
 
     rows: int | None
     inner: int
     cols: int
     results: tuple[tuple[int, ...], ...] = ()
+    weight_bytes: int = emit.FLOAT_BYTES
 
     @property
     def together(self) -> int:
@@ -97,7 +99,7 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     panels = work.units(vectors * lanes)
     even = panels % machine.cores == 0 or panels >= 16 * machine.cores
     rows = max(64, machine.l2_bytes * 3 // 8 // (emit.FLOAT_BYTES * work.inner))
-    lines = GemmKnobs.unroll_k * vectors * machine.vector_bytes // CACHE_LINE
+    lines = -(-GemmKnobs.unroll_k * vectors * lanes * work.weight_bytes // CACHE_LINE)
     knobs = GemmKnobs(
         tile_m=tile_m,
         tile_n=vectors * lanes,
