@@ -14,6 +14,7 @@ from tunesmith.runtime.cpu import host_features, physical_cores
 __all__ = ["cpu_model", "host_features", "host_machine"]
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_STREAMS = {"AuthenticAMD": 1}  # on Zen 4 four cost 14 to 18 %; on Sapphire Rapids they gain 26 %
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -26,6 +27,7 @@ def host_machine(level: Machine) -> Machine:
         l2_bytes=found.get(2, level.l2_bytes),
         l3_bytes=found.get(3, level.l3_bytes),
         cores=physical_cores(),
+        streams=_STREAMS.get(_cpu_fact("vendor_id"), level.streams),
     )
 
 
@@ -33,13 +35,22 @@ def host_machine(level: Machine) -> Machine:
 def cpu_model() -> str:
     """The name of the CPU, as exactly as the kernel tells: clouds call many of them the same."""
     wanted = ("model name", "cpu family", "model", "stepping", "CPU part")
+    return " ".join(filter(None, map(_cpu_fact, wanted))) or platform.processor()
+
+
+def _cpu_fact(name: str) -> str:
+    """What the kernel says of the first core under a name; empty if it says nothing."""
+    return _cpu_facts().get(name, "")
+
+
+@cache
+def _cpu_facts() -> dict[str, str]:
     found: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
-            if name.strip() in wanted:
-                found.setdefault(name.strip(), value.strip())
-    return " ".join(found[name] for name in wanted if name in found) or platform.processor()
+            found.setdefault(name.strip(), value.strip())
+    return found
 
 
 def _cache_sizes() -> list[tuple[int, int]]:

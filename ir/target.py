@@ -19,6 +19,7 @@ class Machine:
     l2_bytes: int
     l3_bytes: int
     cores: int
+    streams: int = 4  # places in memory that a core reads in turn when it is quickest
 
 
 @dataclass(frozen=True)

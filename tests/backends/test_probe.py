@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.backends import measure
+from tunesmith.backends import measure, probe
 from tunesmith.backends.measure import Peaks, cache_file, measured_peaks
 from tunesmith.backends.probe import cpu_model, host_machine
 from tunesmith.backends.targets import find_target
+from tunesmith.backends.tvm.schedule import gemm_knobs
 from tunesmith.ir.diagnostics import BackendError
 
 
@@ -38,6 +39,17 @@ def test_the_cpu_has_a_name_and_caches() -> None:
     machine = host_machine(find_target("x86-64-v3").machine)
     assert 0 < machine.l1_bytes <= machine.l2_bytes <= machine.l3_bytes
     assert machine.cores >= 1
+
+
+@pytest.mark.parametrize(("vendor", "streams"), [("AuthenticAMD", 1), ("GenuineIntel", 4), ("", 4)])
+def test_streams_are_those_of_the_vendor(
+    vendor: str, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_cpu_facts", lambda: {"vendor_id": vendor} if vendor else {})
+    level = find_target("x86-64-v4").machine
+    assert host_machine(level).streams == streams
+    work = gemm_knobs.GemmWork(rows=1, inner=768, cols=768)
+    assert gemm_knobs.default(work, host_machine(level)).streams == streams
 
 
 def test_measured_once_for_each_number_of_threads(cache: Path) -> None:

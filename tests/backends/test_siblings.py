@@ -293,7 +293,7 @@ def test_one_record_is_for_all_products_of_a_kernel(name: str) -> None:
     (row,) = lowered.kernels
     assert row["tuned"] and isinstance(row["knobs"], dict) and row["knobs"]["tile_n"] == 16
     ((template, features),) = records.asked
-    assert template == "gemm/2" and features["inner"] == 24
+    assert template == "gemm/3" and features["inner"] == 24
     assert features["cols"] == (240 if name == "grouped heads" else 190)
     from tunesmith.runtime.tvm_module import TvmModule
 
@@ -304,14 +304,15 @@ def test_one_record_is_for_all_products_of_a_kernel(name: str) -> None:
         assert_close(one, other, value.type.dtype)
 
 
-def test_a_single_product_keeps_the_features_it_had() -> None:
-    """Records of earlier versions are still near."""
+def test_features_tell_kernels_of_other_weights_apart() -> None:
+    """Knobs for weights of f32 are no guide to those of 16 bits: panels have half of the lines."""
     graph = pin(JOINED["grouped heads"].graph(), {})
     (kernel,) = TvmBackend().lower(graph, target()).tunable.values()
     assert isinstance(kernel, Kernel) and kernel.template is not None
     assert {*kernel.template.features} == {
-        "rows", "inner", "cols", "results00", "results10", "results20",
+        "rows", "inner", "cols", "results00", "results10", "results20", "weight_bytes",
     }  # fmt: skip
+    assert kernel.template.features["weight_bytes"] == 4
     alone = replace(kernel, group=kernel.group.siblings[0], chosen=None)
     assert alone.template is not None
     assert dict(alone.template.features) == {"rows": 0, "inner": 24, "cols": 48}

@@ -79,7 +79,7 @@ def template_of(group: Group, machine: Machine, inlined: list[Node]) -> Template
     if group.kind == "gemm":
         gemm = gemm_work(group)
         fits = partial(gemm_knobs.fits, gemm, machine)
-        return _template("gemm", 2, gemm, gemm_knobs.default(gemm, machine), fits)
+        return _template("gemm", 3, gemm, gemm_knobs.default(gemm, machine), fits)
     if group.kind == "conv" and group.feeding:
         chain = strip_work(group.products)
         fits = partial(strips.fits, chain, machine)

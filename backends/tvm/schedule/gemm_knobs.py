@@ -76,6 +76,8 @@ class GemmKnobs(Knobs):
     # the same for fewer than half of `FEW_TILES`, where that shows at run time only; half as many
     # for fewer than `FEW_TILES`
     prefetch_few: int = knob(0, 0, 2, 4, 6, 8)
+    # places of K that a tile of few rows reads in turn, where it has several sums
+    streams: int = knob(4, 1, 4)
     # panels of a result that one task computes; if several, K is walked over once for all
     chunk: int = knob(1, 1, 2, 3, 4, 6, 8, 12, 16)
 
@@ -105,6 +107,7 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
         tile_n=vectors * lanes,
         panel_k=1024 if work.inner <= 1024 else 512,
         block_m=rows if even else min(rows, 32),
+        streams=1 if machine.streams == 1 else GemmKnobs.streams,
     )
     if work.inner > 1024:
         knobs = _deep(work, knobs, panels, machine)
