@@ -35,7 +35,7 @@ def kernels_of(name: str) -> tuple[Kernel, Kernel]:
     task = task_of(name)
     kernel = task.kernel
     assert isinstance(kernel, Kernel) and kernel.template is not None
-    variants = [with_knobs(kernel, kernel.template.knobs(knobs)) for knobs in points(task, 9)]
+    variants = [with_knobs(kernel, kernel.template.knobs(knobs)) for knobs in points(task, 40)]
     names = {*weights_of(kernel)}
     return kernel, next((v for v in variants if {*weights_of(v)} != names), variants[0])
 

@@ -190,7 +190,7 @@ def every(database: Any) -> list[Record]:
 
     from tunesmith.backends.targets import find_target
 
-    features = {"rows": 0, "inner": 96, "cols": 160, "at rows": 64}
+    features = {"rows": 0, "inner": 96, "cols": 160, "weight_bytes": 4, "at rows": 64}
     device = device_of(find_target("host", 1))
     for record in database.near("gemm/3", device, versions_text(), features, 9):
         seen += database.trials(record.workload, record.device, record.versions, CONFIRMED)
