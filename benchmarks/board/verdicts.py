@@ -186,9 +186,9 @@ def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
     """Every figure that the issue asks for and that the board can judge, at its worst."""
     records = list(rows.values())
     found = []
-    for family in FAMILIES:
+    for family, limits in LIMITS.items():
         lost = _lost(records, family)
-        found += _of_family(f"{family} rows", _means_of(records, family), LIMITS[family], lost)
+        found += _of_family(f"{family} rows", _means_of(records, family), limits, lost)
     found += _tuned(records)
     found.append(_worst(records, "dynamic artifact over the static one", DYNAMIC_LIMIT, _dynamic))
     for what, limit, key in (

@@ -107,7 +107,7 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
         tile_n=vectors * lanes,
         panel_k=1024 if work.inner <= 1024 else 512,
         block_m=rows if even else min(rows, 32),
-        streams=1 if machine.streams == 1 else GemmKnobs.streams,
+        streams=machine.streams,
     )
     if work.inner > 1024:
         knobs = _deep(work, knobs, panels, machine)
