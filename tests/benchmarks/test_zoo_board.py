@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import zoo, zoo_weights
 from benchmarks.board.inputs import MAKERS
-from benchmarks.board.rows import ROWS
+from benchmarks.board.rows import FAMILIES, ROWS
 from benchmarks.zoo import BOARD_ENTRIES, ENTRIES, TABLE
 from tunesmith.samples import SAMPLES, SampleMissing, locate
 
@@ -76,7 +76,7 @@ def test_every_row_has_a_model() -> None:
         if row.model in TABLE and row.inputs == "declared":
             assert tuple(row.axes) == TABLE[row.model].dynamic
             assert set(row.bounds) == set(row.axes)
-    assert {row.family for row in ROWS} == {"transformer", "convolution", "decode"}
+    assert {row.family for row in ROWS} == set(FAMILIES)
 
 
 def test_a_step_sees_its_past_and_itself() -> None:
