@@ -36,7 +36,7 @@ _PROBED_CALLS = 8  # of the multiply-adds in one probe: about a millisecond
 _CALL_BYTES = 8 << 20  # read in one call of a kernel
 _QUANTILE = 0.02  # of the times of calls that read memory: some find a part of it in the cache
 _SECONDS = 0.5  # of calls for each figure
-_STREAMS = (4, 8, 16)  # places that a task reads in turn; the best count depends on the machine
+_STREAMS = (1, 4, 8, 16)  # places that a task reads in turn; the best count depends on the machine
 _VECTORS = 16  # that a step of a task reads
 _LEAST_STREAMED, _MOST_STREAMED = 256 << 20, 1 << 30
 
@@ -60,10 +60,7 @@ def best_rates(target: Target, threads: int, seconds: float = _SECONDS) -> dict[
     def read(places: list[NDArray[np.float32]], passes: int) -> tuple[float, float]:
         """Bytes in a second, the places read in turn; and the noise."""
         part = places[0].size // threads
-        kernels = [
-            _build(target, partial(_read, threads, part, passes, streams, lanes))
-            for streams in _STREAMS
-        ]
+        kernels = _readers(target, threads, part, passes)
         rank = _QUANTILE if len(places) > 1 else 0.0
         samples = [_times(kernel, places, threads * lanes, seconds / 2) for kernel in kernels]
         quick, best = min((float(np.quantile(times, rank)), times) for times in samples)
@@ -103,10 +100,7 @@ class Probe:
         self.result = tvm.runtime.from_dlpack(aligned(threads * lanes))
         self.flops, self.fma, factors = _fma_kernel(target, threads)
         self.factors = tvm.runtime.from_dlpack(factors)
-        readers = [
-            _build(target, partial(_read, threads, count // threads, 1, streams, lanes))
-            for streams in _STREAMS
-        ]
+        readers = _readers(target, threads, count // threads)
         clock = time.perf_counter_ns
         rates = [max(self._rate(reader, clock) for _ in range(8)) for reader in readers]
         self.read = readers[rates.index(max(rates))]
@@ -136,7 +130,8 @@ def passing_over(target: Target, threads: int, nbytes: int) -> Callable[[], floa
     data = aligned(nbytes // emit.FLOAT_BYTES // step * step)
     data.fill(1.0)
     arguments = [tvm.runtime.from_dlpack(array) for array in (data, aligned(threads * lanes))]
-    read = _build(target, partial(_read, threads, data.size // threads, 1, _STREAMS[0], lanes))
+    readers = _readers(target, threads, data.size // threads)
+    read = min(readers, key=lambda one: float(np.median(_times(one, [data], threads * lanes, 0.0))))
 
     def once() -> float:
         start = time.perf_counter()
@@ -223,6 +218,17 @@ def _read(tasks: int, part: int, passes: int, streams: int, lanes: int) -> None:
                 at = start + (stream * (part // streams) + v * lanes)
                 emit.save(one, 0, lanes, emit.load(one, 0, lanes) + emit.load(data, at, lanes))
         _write_sum(result, task, some, lanes)
+
+
+def _readers(
+    target: Target, threads: int, part: int, passes: int = 1
+) -> list[Callable[..., None]]:
+    """The kernels of `_read`, by how many places they read in turn: the quickest one counts."""
+    lanes = emit.lanes_of(target.machine)
+    return [
+        _build(target, partial(_read, threads, part, passes, streams, lanes))
+        for streams in _STREAMS
+    ]
 
 
 def _write_sum(result: Any, task: Expr, some: list[Any], lanes: int) -> None:

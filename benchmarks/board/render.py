@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from benchmarks.board.bounds import bounds
 from benchmarks.board.records import RowRecord
 from benchmarks.board.runs import entry_of, is_timed, run_with, runs_of
 from benchmarks.board.verdicts import (
     Verdict,
     best_peer,
-    bounds,
     is_quiet,
     means,
     ratio_of,

@@ -1,35 +1,26 @@
-"""What the records of the board say: ratios to the best peer, their means, and the bounds."""
+"""What the records of the board say: ratios to the best peer, and their means."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from benchmarks.board.records import EngineRecord, RowRecord
 from benchmarks.board.rows import FAMILIES
 from benchmarks.board.runs import entry_of, is_timed, run_with, runs_of
-from benchmarks.peers import DYNAMIC, PEERS, STATIC, TUNED
+from benchmarks.peers import DYNAMIC, PEERS, STATIC
 from tunesmith import bench
 
 __all__ = [
-    "Bound", "Mean", "Verdict", "best_peer", "bounds", "is_quiet", "means", "ratio_of",
-    "reference_of", "statistics_of", "verdict",
+    "Mean", "Verdict", "best_peer", "is_quiet", "means", "ratio_of",
+    "reference_of", "statistics_of", "timed", "verdict",
 ]  # fmt: skip
 
 EQUAL = 0.06  # an interval around 1 that is narrower says that both are as fast
 LEAST_ROUNDS = 5  # fewer tell nothing about the spread
 QUIET_CPUS = 0.1  # of a processor, that others may use
-DYNAMIC_LIMIT = 1.10
-# Of each family: the geometric mean, and the worst row.
-LIMITS = {"transformer": (0.92, 1.05), "convolution": (1.15, 1.4), "decode": (0.85, 0.85)}
-# Tuned: the geometric mean, and the worst row; and how much quicker than untuned.
-TUNED_LIMITS = {"transformer": (0.85, 1.0), "convolution": (1.0, None)}
-TUNED_GAIN = 1.08
-BERT_COLD_S, BERT_WARM_S = 30.0, 3.0
-LOAD_MS, LOAD_MB = 150.0, 440.0
 
 
 @dataclass(frozen=True)
@@ -58,22 +49,8 @@ class Mean:
     noisy: int  # rows that are too noisy to call
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A figure that must be reached; `passed` is None where nothing was measured."""
-
-    what: str
-    limit: float
-    found: float | None
-    where: str = ""
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether it was reached."""
-        return None if self.found is None else self.found <= self.limit
-
-
-def _timed(record: RowRecord, name: str) -> EngineRecord | None:
+def timed(record: RowRecord, name: str) -> EngineRecord | None:
+    """What an engine measured in a row, if it has a time there."""
     entry = entry_of(record, name)
     return entry if is_timed(entry) else None
 
@@ -93,7 +70,7 @@ def _together(
 
 def reference_of(record: RowRecord) -> str:
     """The engine of ours that others are held against: for this size, or else for any."""
-    return STATIC if _timed(record, STATIC) else DYNAMIC
+    return STATIC if timed(record, STATIC) else DYNAMIC
 
 
 def ratio_of(record: RowRecord, name: str, reference: str) -> float | None:
@@ -180,125 +157,3 @@ def means(rows: Iterable[RowRecord], ours: str = "") -> list[Mean]:
 def _order(key: tuple[str, int]) -> tuple[int, int]:
     families: list[str] = [*FAMILIES]
     return families.index(key[0]), key[1]
-
-
-def bounds(rows: Mapping[str, RowRecord]) -> list[Bound]:
-    """Every figure that the issue asks for and that the board can judge, at its worst."""
-    records = list(rows.values())
-    found = []
-    for family, limits in LIMITS.items():
-        lost = _lost(records, family)
-        found += _of_family(f"{family} rows", _means_of(records, family), limits, lost)
-    found += _tuned(records)
-    found.append(_worst(records, "dynamic artifact over the static one", DYNAMIC_LIMIT, _dynamic))
-    for what, limit, key in (
-        ("compile of BERT-base, cold cache, s", BERT_COLD_S, "build_s"),
-        ("compile of BERT-base, warm cache, s", BERT_WARM_S, "rebuild_s"),
-    ):
-        found.append(_worst(records, what, limit, partial(_bert, key)))
-    what = f"load of an artifact, ms for {LOAD_MB:.0f} MB"
-    found.append(_worst(records, what, LOAD_MS, _loading))
-    return found
-
-
-def _means_of(records: Iterable[RowRecord], family: str, ours: str = "") -> list[Mean]:
-    return [m for m in means(records, ours) if m.family == family]
-
-
-def _of_family(
-    rows: str, group: Sequence[Mean], limits: tuple[float, float | None], lost: str
-) -> list[Bound]:
-    """The geometric mean and the worst row, at the number of threads where they are worst.
-
-    `lost` names rows without a time, if there are any: then neither is reached.
-    """
-    most = max(group, key=lambda m: m.mean, default=None)
-    last = max(group, key=lambda m: m.worst, default=None)
-    mean, worst = (most.mean, last.worst) if most and last else (None, None)
-    places = [
-        f"{_threads(most.threads)}, {most.rows} rows" if most else "",
-        f"{last.worst_row}, {_threads(last.threads)}" if last else "",
-    ]
-    whats = [f"{rows}, geometric mean of ours over the best peer", f"{rows}, the worst one"]
-    return [
-        Bound(what, limit, float("inf") if lost else value, lost or place)
-        for what, limit, value, place in zip(whats, limits, (mean, worst), places, strict=True)
-        if limit is not None
-    ]
-
-
-def _tuned(records: Sequence[RowRecord]) -> list[Bound]:
-    """The bounds of tuned artifacts, over the rows that were tuned; none if no row was."""
-    found = []
-    for family, limits in TUNED_LIMITS.items():
-        group = _means_of(records, family, TUNED)
-        lost = _lost(records, family, (TUNED,), "unsupported")  # it was never tuned
-        if group or lost:
-            found += _of_family(f"tuned {family} rows", group, limits, lost)
-    ratios = [r for record in records if (r := ratio_of(record, TUNED, STATIC)) is not None]
-    if ratios:
-        gain = float(np.exp(np.mean(np.log(ratios))))
-        what = "tuned over untuned, geometric mean"
-        found.append(Bound(what, 1 / TUNED_GAIN, gain, f"{len(ratios)} rows"))
-    return found
-
-
-def _lost(
-    records: Iterable[RowRecord],
-    family: str,
-    ours: Sequence[str] = (DYNAMIC, STATIC),
-    excused: str = "",
-) -> str:
-    """The rows where ours were asked for and have no time: they may not drop out in silence.
-
-    Only an engine whose state is `excused` may, and then also where there was nothing to run.
-    """
-
-    def asked(record: RowRecord) -> bool:
-        entries = [entry for name in ours if (entry := entry_of(record, name)) is not None]
-        return any(entry["state"] != excused for entry in entries)
-
-    lost = [
-        record["key"]
-        for record in records
-        if record["family"] == family
-        and ((record["error"] and not excused) or asked(record))
-        and not any(_timed(record, name) for name in ours)
-    ]
-    return f"no time: {', '.join(lost)}" if lost else ""
-
-
-def _worst(records: Iterable[RowRecord], what: str, limit: float, figure: object) -> Bound:
-    assert callable(figure)
-    known = [(value, record["key"]) for record in records if (value := figure(record)) is not None]
-    value, where = max(known, default=(None, ""))
-    return Bound(what, limit, value, where)
-
-
-def _dynamic(record: RowRecord) -> float | None:
-    found = verdict(record, DYNAMIC, STATIC)
-    return found.ratio if found else None
-
-
-def _bert(key: str, record: RowRecord) -> float | None:
-    if not record["row"].startswith("bert-base/"):
-        return None
-    entries = [entry_of(record, name) for name in (DYNAMIC, STATIC)]
-    known = [entry.get(key) for entry in entries if entry is not None]
-    return max((v for v in known if isinstance(v, float)), default=None)
-
-
-def _loading(record: RowRecord) -> float | None:
-    """Loads are compared by size where a file is large enough for its size to matter."""
-    entries = [entry_of(record, name) for name in (DYNAMIC, STATIC)]
-    known = [
-        ms * LOAD_MB / size
-        for entry in entries
-        if entry is not None and (size := entry.get("file_mb") or 0) > 200
-        if (ms := entry.get("load_ms")) is not None
-    ]
-    return max(known, default=None)
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"

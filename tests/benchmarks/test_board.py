@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import tuning, zoo
 from benchmarks.board import chart
+from benchmarks.board.bounds import Bound, bounds
 from benchmarks.board.child import Child, ChildError, environment
 from benchmarks.board.cli import main
 from benchmarks.board.inputs import INPUTS, MAKERS, REFERENCE, prepare
@@ -22,7 +23,7 @@ from benchmarks.board.records import EngineRecord, RowRecord, key_of, read_board
 from benchmarks.board.render import render
 from benchmarks.board.rows import FAMILIES, ROWS, SMOKE, BoardRow, choose
 from benchmarks.board.runs import merge, runs_of
-from benchmarks.board.verdicts import best_peer, bounds, means, ratio_of, verdict
+from benchmarks.board.verdicts import best_peer, means, ratio_of, verdict
 from benchmarks.peers import DYNAMIC, PEERS, STATIC, TUNED
 from benchmarks.peers_contract import SLOW_TIMES, Job
 from benchmarks.spine_facts import ROOT
@@ -150,6 +151,27 @@ def test_a_row_of_ours_without_a_time_fails() -> None:
     judged = {b.what: b for b in bounds(_board(_record(engines)))}
     assert judged["transformer rows, the worst one"].passed is False
     assert "bert-base/128" in judged["transformer rows, the worst one"].where
+
+
+def test_a_tuned_row_that_is_slower_for_sure_fails() -> None:
+    what = "tuned rows that are slower than untuned for sure"
+
+    def found(tuned: float, spread: float = 0.001) -> Bound:
+        samples = {STATIC: _samples(1.0, spread), TUNED: _samples(tuned, spread)}
+        engines = {name: _engine(each) for name, each in samples.items()}
+        return {b.what: b for b in bounds(_board(_record(engines)))}[what]
+
+    assert found(1.02).passed is False and found(1.02).where == "bert-base/128 threads=1"
+    assert found(0.98).passed is True and found(1.02, spread=0.3).passed is True
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(880.0, 50.0), (440.0, 100.0), (220.0, 100.0), (1.0, 100.0)]
+)
+def test_loading_a_smaller_file_has_no_more_time(size: float, expected: float) -> None:
+    engines = {STATIC: _engine(_samples(1.0)) | {"file_mb": size}}
+    judged = {b.what: b for b in bounds(_board(_record(engines)))}
+    assert judged["load of an artifact, ms for 440 MB"].found == expected
 
 
 def test_records_survive_the_file(tmp_path: Path) -> None:
