@@ -100,7 +100,7 @@ def _compile(
     progress: Callable[[int, int], None] | None,
     keep: Callable[[str, bytes], None],
 ) -> None:
-    """Share the kernels out over forked workers, which write their objects into a folder.
+    """Forked workers take one kernel after the other, and write their objects into a folder.
 
     What is done is kept, also if one fails or the user interrupts.
     """
@@ -115,8 +115,8 @@ def _compile(
                     if progress is not None:
                         progress(number + 1, len(names))
             else:
-                for i in range(count):
-                    children.append(_fork(names[i::count], writers, target, folder))
+                for _ in range(count):
+                    children.append(_fork(names, writers, target, folder))
                 told = (lambda done: progress(done, len(names))) if progress is not None else None
                 _wait(children, folder, told)
         finally:
@@ -142,12 +142,22 @@ def _fork(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for name in names:
-            emit_object(name, writers[name], target, folder)
+            if _is_mine(folder / f"{name}.taken"):
+                emit_object(name, writers[name], target, folder)
         status = 0
     except BaseException as error:
         (folder / f"error-{os.getpid()}").write_text(str(error))
     finally:
         os._exit(status)
+
+
+def _is_mine(claim: Path) -> bool:
+    """Whether no other worker was here before: kernels take up to ten times as long as others."""
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _wait(children: list[int], folder: Path, told: Callable[[int], None] | None) -> None:
