@@ -220,9 +220,7 @@ def _read(tasks: int, part: int, passes: int, streams: int, lanes: int) -> None:
         _write_sum(result, task, some, lanes)
 
 
-def _readers(
-    target: Target, threads: int, part: int, passes: int = 1
-) -> list[Callable[..., None]]:
+def _readers(target: Target, threads: int, part: int, passes: int = 1) -> list[Callable[..., None]]:
     """The kernels of `_read`, by how many places they read in turn: the quickest one counts."""
     lanes = emit.lanes_of(target.machine)
     return [

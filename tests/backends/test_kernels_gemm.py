@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from typing import Any
@@ -147,6 +148,56 @@ def test_sums_that_wait_in_memory(rows: int, dtype: str) -> None:
     check_gemm(
         lib, tvm.runtime.tensor(gemm_knobs.pack_weights([weight], knobs)), weight, rows, rows
     )
+
+
+@pytest.mark.parametrize("rows", [None, 0, *ROWS, 1500])
+@pytest.mark.parametrize(
+    "machine", [AVX512, AVX2, replace(AVX512, streams=1)], ids=["avx512", "avx2", "one"]
+)
+def test_the_default_is_a_point_of_its_space_with_neighbours(
+    rows: int | None, machine: Machine
+) -> None:
+    """A search goes from point to point by one knob or two: it must be able to leave the first."""
+    for inner, cols, results in itertools.product(
+        (1, 64, 192, 384, 576, 768, 1025, 3072), (1, 50, 512, 960, 50257), (False, True)
+    ):
+        each = ((cols,), (cols,)) if results else ()
+        work = gemm_knobs.GemmWork(rows=rows, inner=inner, cols=cols * (1 + results), results=each)
+        default = gemm_knobs.default(work, machine)
+        assert gemm_knobs.fits(work, machine, default), (work, default)
+        near = {
+            name
+            for name, values in default.values().items()
+            for value in values
+            if value != getattr(default, name)
+            and gemm_knobs.fits(work, machine, replace(default, **{name: value}))
+        }
+        if inner > 1 and cols > 1:
+            assert {"tile_n", "unroll_k"} <= near, (work, default)
+
+
+@pytest.mark.parametrize(
+    ("rows", "change"),
+    [
+        (1, {"prefetch": 2}),  # of which several sums ask for nothing
+        (128, {"streams": 4}),  # of one sum
+        (1, {"block_m": 32}),  # more rows than there are
+        (128, {"prefetch_few": 2}),  # as the rows are known
+        (128, {"panel_k": 1024}),  # more steps than there are
+        (1, {"tile_m": 5}),
+        (128, {"tile_m": 14}),  # more sums than registers
+        (128, {"chunk": 16}),  # more panels than there are
+        (None, {"block_m": 4}),
+    ],
+)
+def test_knobs_without_effect_or_registers_do_not_fit(
+    rows: int | None, change: dict[str, int]
+) -> None:
+    machine = replace(AVX512, streams=1)
+    work = gemm_knobs.GemmWork(rows=rows, inner=384, cols=384)
+    good = gemm_knobs.default(work, machine)
+    assert gemm_knobs.fits(work, machine, good)
+    assert not gemm_knobs.fits(work, machine, replace(good, **change))
 
 
 def test_error_grows_no_faster_than_numpy() -> None:

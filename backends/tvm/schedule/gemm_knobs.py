@@ -105,7 +105,7 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     knobs = GemmKnobs(
         tile_m=tile_m,
         tile_n=vectors * lanes,
-        panel_k=1024 if work.inner <= 1024 else 512,
+        panel_k=_longest(work) if work.inner <= 1024 else 512,
         block_m=rows if even else min(rows, 32),
         streams=machine.streams,
     )
@@ -114,7 +114,21 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     if work.rows is None:
         return replace(knobs, prefetch_few=-(-lines // 2))
     tiles = max(1, min(work.rows, knobs.block_m) // tile_m)
-    return replace(knobs, prefetch=max(1, -(-lines // tiles)))
+    prefetch = max(1, -(-lines // tiles)) if _sets(work, knobs) == 1 else 0
+    whole = max(1, -(-work.rows // tile_m)) * tile_m
+    return replace(knobs, prefetch=prefetch, block_m=min(knobs.block_m, whole))
+
+
+def _longest(work: GemmWork) -> int:
+    """Steps of K beyond which `panel_k` has no effect, with some room, up to 1024."""
+    return min(1024, max(2 * work.inner, 128))
+
+
+def _sets(work: GemmWork, knobs: GemmKnobs) -> int:
+    """Independent sums of a tile: several if its rows are few; see `gemm.panel`."""
+    rows = max(1, work.rows or 1)
+    height = -(-rows // -(-rows // knobs.tile_m))
+    return max(1, min(knobs.unroll_k, work.inner, knobs.tile_m // height))
 
 
 def padded_columns(work: GemmWork, machine: Machine) -> int:
@@ -159,20 +173,36 @@ def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> Ge
 
 
 def fits(work: GemmWork, machine: Machine, knobs: GemmKnobs) -> bool:
-    """Whether the sums of a tile stay in registers, and no knob asks for what has no effect."""
+    """Whether the sums of a tile stay in registers, and no knob asks for what has no effect.
+
+    So a search tries nothing twice; the default fits, and so do its neighbours.
+    """
     lanes = emit.lanes_of(machine)
     vectors = knobs.tile_n // lanes
-    known = work.rows is not None
-    rows = work.rows if work.rows is not None else 1 << 30
     return (
         knobs.tile_n % lanes == 0
         and knobs.tile_m * vectors + vectors + 1 <= machine.vector_registers
-        and (knobs.tile_m <= rows or knobs.tile_m == GemmKnobs.tile_m)
-        and knobs.tile_m <= knobs.block_m <= max(rows + knobs.tile_m, 32)
-        and knobs.panel_k <= max(2 * work.inner, 128)
+        and knobs.panel_k <= _longest(work)
         and knobs.chunk <= work.units(knobs.tile_n)
-        and not (known and knobs.prefetch_few)
-        and knobs.unroll_k <= work.inner
+        and knobs.unroll_k <= max(work.inner, GemmKnobs.unroll_k)
+        and (
+            knobs.tile_m <= knobs.block_m
+            if work.rows is None
+            else _fits_rows(work, work.rows, machine, knobs)
+        )
+    )
+
+
+def _fits_rows(work: GemmWork, rows: int, machine: Machine, knobs: GemmKnobs) -> bool:
+    """The same for what depends on the number of rows, which is known."""
+    usual = knobs.tile_m in (GemmKnobs.tile_m, _tile(work, machine)[1])
+    several = _sets(work, knobs) > 1
+    return (
+        (knobs.tile_m <= rows or usual)
+        and min(rows, knobs.tile_m) <= knobs.block_m < max(1, rows) + knobs.tile_m
+        and not knobs.prefetch_few
+        and not (several and knobs.prefetch)
+        and (several or knobs.streams == machine.streams)
     )
 
 
