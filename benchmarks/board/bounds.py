@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.board.records import RowRecord
 from benchmarks.board.runs import entry_of
-from benchmarks.board.verdicts import Mean, means, ratio_of, timed, verdict
+from benchmarks.board.verdicts import Mean, Verdict, means, ratio_of, timed, verdict
 from benchmarks.peers import DYNAMIC, STATIC, TUNED
 
 __all__ = ["Bound", "bounds"]
@@ -21,6 +21,7 @@ LIMITS = {"transformer": (0.92, 1.05), "convolution": (1.15, 1.4), "decode": (0.
 # Tuned: the geometric mean, and the worst row; and how much quicker than untuned.
 TUNED_LIMITS = {"transformer": (0.85, 1.0), "convolution": (1.0, None)}
 TUNED_GAIN = 1.08
+CHANCE = 0.01
 BERT_COLD_S, BERT_WARM_S = 30.0, 3.0
 LOAD_MS, LOAD_MB = 150.0, 440.0
 
@@ -98,11 +99,16 @@ def _tuned(records: Sequence[RowRecord]) -> list[Bound]:
         gain = float(np.exp(np.mean(np.log(ratios))))
         what = "tuned over untuned, geometric mean"
         found.append(Bound(what, 1 / TUNED_GAIN, gain, f"{len(ratios)} rows"))
-        calls = {record["key"]: verdict(record, TUNED, STATIC) for record in records}
-        slower = [key for key, each in calls.items() if each and each.call.startswith("slower")]
+        sure = {record["key"]: verdict(record, TUNED, STATIC) for record in records}
+        slower = [key for key, each in sure.items() if each and _is_slower(each)]
         what = "tuned rows that are slower than untuned for sure"
         found.append(Bound(what, 0, len(slower), ", ".join(slower) or f"of {len(ratios)} rows"))
     return found
+
+
+def _is_slower(found: Verdict) -> bool:
+    """Whether it is by more than a hundredth: of many rows, chance alone makes one a bit slower."""
+    return found.call == "slower" and found.low > 1 + CHANCE
 
 
 def _lost(
@@ -151,12 +157,15 @@ def _bert(key: str, record: RowRecord) -> float | None:
 
 
 def _loading(record: RowRecord) -> float | None:
-    """Of a larger file as if its time grew with its size; a smaller one has to be as quick."""
+    """By the size of the file, where it is about as large as that of the bound or larger.
+
+    Much of the time of a small one does not grow with its size.
+    """
     entries = [entry_of(record, name) for name in (DYNAMIC, STATIC)]
     known = [
-        ms * LOAD_MB / max(size, LOAD_MB)
+        ms * LOAD_MB / size
         for entry in entries
-        if entry is not None and (size := entry.get("file_mb"))
+        if entry is not None and (size := entry.get("file_mb") or 0) >= 0.9 * LOAD_MB
         if (ms := entry.get("load_ms")) is not None
     ]
     return max(known, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from numpy.typing import NDArray
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
@@ -49,15 +51,15 @@ def compile_function(function: Any, machine: Machine) -> Any:
     return tvm.compile(tvm.IRModule({"main": function}), target=target)
 
 
-def build_gemm(
-    rows: int | None,
-    inner: int,
-    cols: int,
+def write_gemm(
+    work: gemm_knobs.GemmWork,
     machine: Machine,
+    knobs: gemm_knobs.GemmKnobs,
     dtype: str = "float32",
     gelu: bool = False,
-) -> tuple[Any, gemm_knobs.GemmKnobs]:
-    knobs = gemm_knobs.default(gemm_knobs.GemmWork(rows=rows, inner=inner, cols=cols), machine)
+) -> Any:
+    """The function as TIR: `x, packed weight, bias, y`."""
+    rows, inner, cols = work.rows, work.inner, work.cols
     panels = -(-cols // knobs.tile_n)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
@@ -82,7 +84,20 @@ def build_gemm(
                 rows=m, inner=inner, results=[gemm.Result(cols, store)], weight=b,
                 load_a=lambda i, k: a[i, k], machine=machine, knobs=knobs,
             )  # fmt: skip
-    return compile_function(builder.get(), machine), knobs
+    return builder.get()
+
+
+def build_gemm(
+    rows: int | None,
+    inner: int,
+    cols: int,
+    machine: Machine,
+    dtype: str = "float32",
+    gelu: bool = False,
+) -> tuple[Any, gemm_knobs.GemmKnobs]:
+    work = gemm_knobs.GemmWork(rows=rows, inner=inner, cols=cols)
+    knobs = gemm_knobs.default(work, machine)
+    return compile_function(write_gemm(work, machine, knobs, dtype, gelu), machine), knobs
 
 
 def check_gemm(lib: Any, packed: Any, weight: NDArray[Any], rows: int, seed: int) -> None:
@@ -158,46 +173,81 @@ def test_the_default_is_a_point_of_its_space_with_neighbours(
     rows: int | None, machine: Machine
 ) -> None:
     """A search goes from point to point by one knob or two: it must be able to leave the first."""
-    for inner, cols, results in itertools.product(
+    for inner, cols, several in itertools.product(
         (1, 64, 192, 384, 576, 768, 1025, 3072), (1, 50, 512, 960, 50257), (False, True)
     ):
-        each = ((cols,), (cols,)) if results else ()
-        work = gemm_knobs.GemmWork(rows=rows, inner=inner, cols=cols * (1 + results), results=each)
+        results = ((cols,), (cols,)) if several else ()
+        work = gemm_knobs.GemmWork(
+            rows=rows, inner=inner, cols=cols * (1 + several), results=results
+        )
         default = gemm_knobs.default(work, machine)
         assert gemm_knobs.fits(work, machine, default), (work, default)
         near = {
-            name
-            for name, values in default.values().items()
-            for value in values
-            if value != getattr(default, name)
-            and gemm_knobs.fits(work, machine, replace(default, **{name: value}))
+            name for name, knobs in neighbours(default) if gemm_knobs.fits(work, machine, knobs)
         }
         if inner > 1 and cols > 1:
             assert {"tile_n", "unroll_k"} <= near, (work, default)
+            assert "block_m" in near or (rows is not None and rows <= 8), (work, default)
+
+
+def neighbours(knobs: gemm_knobs.GemmKnobs) -> list[tuple[str, gemm_knobs.GemmKnobs]]:
+    """Those that differ by one knob, and which it is."""
+    return [
+        (name, replace(knobs, **{name: value}))
+        for name, values in knobs.values().items()
+        for value in values
+        if value != getattr(knobs, name)
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 13, 49, 50, 63, 96, 128, 300])
+@pytest.mark.parametrize(("inner", "cols"), [(384, 384), (768, 200), (3072, 768)])
+@pytest.mark.parametrize("machine", [AVX512, replace(AVX2, streams=1)], ids=lambda m: m.isa)
+def test_neighbours_that_fit_are_other_code_and_no_others(
+    rows: int, inner: int, cols: int, machine: Machine
+) -> None:
+    """Those that fit for registers and panels fit if and only if the code is not the default's.
+
+    Blocks of a few rows more or less may be as many: there only those beyond all rows are refused.
+    """
+    work = gemm_knobs.GemmWork(rows=rows, inner=inner, cols=cols)
+    default = gemm_knobs.default(work, machine)
+    as_it_is, differ = write_gemm(work, machine, default), 0
+    for name, knobs in neighbours(default):
+        vectors, rest = divmod(knobs.tile_n, machine.vector_bytes // 4)
+        registers = knobs.tile_m * vectors + vectors + 1
+        if rest or registers > machine.vector_registers or knobs.chunk > work.units(knobs.tile_n):
+            assert not gemm_knobs.fits(work, machine, knobs), knobs
+            continue
+        same = tvm_ffi.structural_equal(write_gemm(work, machine, knobs), as_it_is)
+        fits = gemm_knobs.fits(work, machine, knobs)
+        if name == "block_m":
+            assert not (fits and same and knobs.block_m >= rows), (default, knobs)
+        else:
+            assert fits is not same, (name, default, knobs)
+        differ += not same
+    assert differ > 8
 
 
 @pytest.mark.parametrize(
-    ("rows", "change"),
-    [
-        (1, {"prefetch": 2}),  # of which several sums ask for nothing
-        (128, {"streams": 4}),  # of one sum
-        (1, {"block_m": 32}),  # more rows than there are
-        (128, {"prefetch_few": 2}),  # as the rows are known
-        (128, {"panel_k": 1024}),  # more steps than there are
-        (1, {"tile_m": 5}),
-        (128, {"tile_m": 14}),  # more sums than registers
-        (128, {"chunk": 16}),  # more panels than there are
-        (None, {"block_m": 4}),
-    ],
+    ("rows", "inner", "cols"), [(1, 67, 100), (3, 130, 70), (49, 300, 100), (128, 1100, 250)]
 )
-def test_knobs_without_effect_or_registers_do_not_fit(
-    rows: int | None, change: dict[str, int]
-) -> None:
-    machine = replace(AVX512, streams=1)
-    work = gemm_knobs.GemmWork(rows=rows, inner=384, cols=384)
-    good = gemm_knobs.default(work, machine)
-    assert gemm_knobs.fits(work, machine, good)
-    assert not gemm_knobs.fits(work, machine, replace(good, **change))
+def test_any_knobs_that_fit(rows: int, inner: int, cols: int) -> None:
+    machine, draw = machines()[0], random.Random(rows)
+    work = gemm_knobs.GemmWork(rows=rows, inner=inner, cols=cols)
+    weight = random_weight(inner, cols, "float32")
+    found: set[gemm_knobs.GemmKnobs] = set()
+    while len(found) < 8:
+        chosen = {
+            name: draw.choice(values) for name, values in gemm_knobs.GemmKnobs.values().items()
+        }
+        knobs = gemm_knobs.GemmKnobs(**chosen)
+        if gemm_knobs.fits(work, machine, knobs):
+            found.add(knobs)
+    for knobs in found:
+        lib = compile_function(write_gemm(work, machine, knobs), machine)
+        packed = tvm.runtime.tensor(gemm_knobs.pack_weights([weight], knobs))
+        check_gemm(lib, packed, weight, rows, seed=inner)
 
 
 def test_error_grows_no_faster_than_numpy() -> None:

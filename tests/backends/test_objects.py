@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,28 @@ def test_workers_share_the_kernels_out() -> None:
     objects = _compile(names, workers=2)
     assert sorted(objects) == sorted(names)
     assert len(set(objects.values())) == len(names)
+
+
+def test_who_is_done_takes_the_next_kernel_and_none_is_compiled_twice(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+
+    def slow_first(number: int) -> Any:
+        write: Any = _writer(float(number), [])
+
+        def slowly() -> Any:
+            with seen.open("a") as file:
+                file.write(f"{number} {os.getpid()}\n")
+            time.sleep(2.0 if number == 1 else 0.0)
+            return write()
+
+        return slowly
+
+    names = {f"k_{i}": slow_first(i) for i in range(1, 8)}
+    assert sorted(_compile(names, workers=2)) == sorted(names)
+    rows = [line.split() for line in seen.read_text().splitlines()]
+    assert sorted(int(number) for number, _ in rows) == list(range(1, 8))
+    of = dict(rows)
+    assert [n for n in of if of[n] == of["1"]] == ["1"], "the other worker did all others"
 
 
 def test_other_threads_end_before_workers_are_forked_and_only_then() -> None:

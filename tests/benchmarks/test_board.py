@@ -165,13 +165,22 @@ def test_a_tuned_row_that_is_slower_for_sure_fails() -> None:
     assert found(0.98).passed is True and found(1.02, spread=0.3).passed is True
 
 
+def test_a_tuned_row_of_one_round_is_not_slower_for_sure() -> None:
+    engines = {STATIC: _engine(_samples(1.0, rounds=1)), TUNED: _engine(_samples(1.2, rounds=1))}
+    judged = {b.what: b for b in bounds(_board(_record(engines)))}
+    assert judged["tuned rows that are slower than untuned for sure"].passed is True
+
+
 @pytest.mark.parametrize(
-    ("size", "expected"), [(880.0, 50.0), (440.0, 100.0), (220.0, 100.0), (1.0, 100.0)]
+    ("size", "expected"), [(880.0, 50.0), (440.0, 100.0), (400.0, 110.0), (220.0, None)]
 )
-def test_loading_a_smaller_file_has_no_more_time(size: float, expected: float) -> None:
+def test_loading_is_judged_where_it_depends_on_the_size(
+    size: float, expected: float | None
+) -> None:
     engines = {STATIC: _engine(_samples(1.0)) | {"file_mb": size}}
     judged = {b.what: b for b in bounds(_board(_record(engines)))}
-    assert judged["load of an artifact, ms for 440 MB"].found == expected
+    found = judged["load of an artifact, ms for 440 MB"].found
+    assert found == (expected and pytest.approx(expected))
 
 
 def test_records_survive_the_file(tmp_path: Path) -> None:

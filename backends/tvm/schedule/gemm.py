@@ -135,7 +135,8 @@ class _Gemm:
         """Cover `rows` by tiles of `height` rows; there are at least `height` of them."""
         tiles = emit.ceil_div(rows, height)
         blocks: Dim = 1
-        if height == self.knobs.tile_m or emit.static(rows) is not None:
+        known = emit.static(rows)
+        if (height == self.knobs.tile_m and known is None) or (known or 0) > self.knobs.block_m:
             blocks = emit.ceil_div(tiles, max(1, self.knobs.block_m // height))
         each = emit.ceil_div(tiles, blocks)
         if self.knobs.chunk > 1 and (height == self.knobs.tile_m or emit.static(rows) is not None):
@@ -163,7 +164,7 @@ class _Gemm:
         """Cover `rows` with the sums of several panels in memory, while K is walked over once."""
         chunks = -(-self.units // self.knobs.chunk)
         size, depth = height * self.knobs.tile_n, self.depth
-        most = max(1, self.knobs.block_m // height)
+        most = emit.static(each) or max(1, self.knobs.block_m // height)
         sets = max(1, min(self.unroll, self.knobs.tile_m // height))
         with emit.loop(emit.index(blocks) * chunks, parallel=self.parallel) as task:
             unit0 = T.Bind(task % chunks * self.knobs.chunk)

@@ -82,6 +82,9 @@ class GemmKnobs(Knobs):
     chunk: int = knob(1, 1, 2, 3, 4, 6, 8, 12, 16)
 
 
+_VALUES = GemmKnobs.values()
+
+
 def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     """Fill the registers with sums, and let as few padded columns as possible be computed.
 
@@ -105,30 +108,38 @@ def default(work: GemmWork, machine: Machine) -> GemmKnobs:
     knobs = GemmKnobs(
         tile_m=tile_m,
         tile_n=vectors * lanes,
-        panel_k=_longest(work) if work.inner <= 1024 else 512,
+        panel_k=1024 if work.inner <= 1024 else 512,
         block_m=rows if even else min(rows, 32),
         streams=machine.streams,
     )
+    knobs = replace(knobs, panel_k=_within("panel_k", knobs, work.inner))
     if work.inner > 1024:
         knobs = _deep(work, knobs, panels, machine)
     if work.rows is None:
         return replace(knobs, prefetch_few=-(-lines // 2))
     tiles = max(1, min(work.rows, knobs.block_m) // tile_m)
-    prefetch = max(1, -(-lines // tiles)) if _sets(work, knobs) == 1 else 0
-    whole = max(1, -(-work.rows // tile_m)) * tile_m
-    return replace(knobs, prefetch=prefetch, block_m=min(knobs.block_m, whole))
+    prefetch = max(1, -(-lines // tiles)) if _cut(work.rows, work, knobs)[1] == 1 else 0
+    return replace(knobs, prefetch=prefetch, block_m=_within("block_m", knobs, work.rows))
 
 
-def _longest(work: GemmWork) -> int:
-    """Steps of K beyond which `panel_k` has no effect, with some room, up to 1024."""
-    return min(1024, max(2 * work.inner, 128))
+def _within(name: str, knobs: GemmKnobs, most: int) -> int:
+    """A knob's value, or of those that ask for `most` or more, which are all the same, the least.
+
+    That is the least one in the list of its values, or `most` if they all are below.
+    """
+    value: int = getattr(knobs, name)
+    if value < most:
+        return value
+    return min((each for each in _VALUES[name] if each >= most), default=most)
 
 
-def _sets(work: GemmWork, knobs: GemmKnobs) -> int:
-    """Independent sums of a tile: several if its rows are few; see `gemm.panel`."""
-    rows = max(1, work.rows or 1)
-    height = -(-rows // -(-rows // knobs.tile_m))
-    return max(1, min(knobs.unroll_k, work.inner, knobs.tile_m // height))
+def _cut(rows: int, work: GemmWork, knobs: GemmKnobs) -> tuple[int, int]:
+    """Rows of a tile, and its independent sums: several if there are few rows.
+
+    See `gemm.emit_gemm` and `gemm.panel`.
+    """
+    height = -(-max(1, rows) // -(-max(1, rows) // knobs.tile_m))
+    return height, max(1, min(knobs.unroll_k, work.inner, knobs.tile_m // height))
 
 
 def padded_columns(work: GemmWork, machine: Machine) -> int:
@@ -173,16 +184,17 @@ def _deep(work: GemmWork, knobs: GemmKnobs, panels: int, machine: Machine) -> Ge
 
 
 def fits(work: GemmWork, machine: Machine, knobs: GemmKnobs) -> bool:
-    """Whether the sums of a tile stay in registers, and no knob asks for what has no effect.
+    """Whether the sums of a tile stay in registers, and no knob asks for what is not there.
 
-    So a search tries nothing twice; the default fits, and so do its neighbours.
+    The default does not, so a search that changes one knob or two can leave it; and what differs
+    from it by one knob is other code, but for blocks of which there are as many.
     """
     lanes = emit.lanes_of(machine)
     vectors = knobs.tile_n // lanes
     return (
         knobs.tile_n % lanes == 0
         and knobs.tile_m * vectors + vectors + 1 <= machine.vector_registers
-        and knobs.panel_k <= _longest(work)
+        and knobs.panel_k == _within("panel_k", knobs, work.inner)
         and knobs.chunk <= work.units(knobs.tile_n)
         and knobs.unroll_k <= max(work.inner, GemmKnobs.unroll_k)
         and (
@@ -195,14 +207,15 @@ def fits(work: GemmWork, machine: Machine, knobs: GemmKnobs) -> bool:
 
 def _fits_rows(work: GemmWork, rows: int, machine: Machine, knobs: GemmKnobs) -> bool:
     """The same for what depends on the number of rows, which is known."""
-    usual = knobs.tile_m in (GemmKnobs.tile_m, _tile(work, machine)[1])
-    several = _sets(work, knobs) > 1
+    height, sets = _cut(rows, work, knobs)
+    usual = _tile(work, machine)[1]
+    same = (height, sets) == _cut(rows, work, replace(knobs, tile_m=usual))
     return (
-        (knobs.tile_m <= rows or usual)
-        and min(rows, knobs.tile_m) <= knobs.block_m < max(1, rows) + knobs.tile_m
+        (knobs.tile_m == usual or not same)
+        and height <= knobs.block_m == _within("block_m", knobs, rows)
         and not knobs.prefetch_few
-        and not (several and knobs.prefetch)
-        and (several or knobs.streams == machine.streams)
+        and not (sets > 1 and knobs.prefetch)
+        and (sets > 1 or knobs.streams == machine.streams)
     )
 
 
