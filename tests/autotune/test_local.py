@@ -23,7 +23,8 @@ from tunesmith.autotune.search import Space
 from tunesmith.backends.tvm.build import link
 from tunesmith.backends.tvm.compile import TvmBackend
 from tunesmith.backends.tvm.kernels.kernel import Kernel
-from tunesmith.backends.tvm.standalone import build_variant
+from tunesmith.backends.tvm.launch import launch_of, weights_of
+from tunesmith.backends.tvm.standalone import Workbench, build_variant
 from tunesmith.ir.diagnostics import BuildError, TuneError
 from tunesmith.ir.graph import Graph
 from tunesmith.ir.target import Target
@@ -315,3 +316,15 @@ def test_what_measures_stays_on_a_core(workers: LocalWorkers) -> None:
     assert workers.runners.runner is not None
     chosen = os.sched_getaffinity(workers.runners.runner[1].pid)
     assert len(chosen) == 1 and chosen < os.sched_getaffinity(0)
+
+
+def test_variants_write_to_the_same_memory(tmp_path: Path) -> None:
+    """Or one of them may win by the pages that its results got."""
+    kernel = task_of("gemm").kernel
+    assert isinstance(kernel, Kernel)
+    path = tmp_path / "kernel.so"
+    build_variant(kernel, target(), path)
+    launch, weights = launch_of(kernel, SIZES, 0), weights_of(kernel)
+    bench = Workbench(launch)
+    one, other = (bench.load(path, launch, lambda name: weights[name]()) for _ in range(2))
+    assert one.results and all(a is b for a, b in zip(one.results, other.results, strict=True))

@@ -191,3 +191,36 @@ def test_blocks_of_panels_are_even(cores: int) -> None:
         if blocks > 1:  # a core's panels are at most one a round more than its even share
             rounds = -(-blocks // cores)
             assert rounds * each < count / cores + each + rounds, (count, each)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+@pytest.mark.parametrize("tile", [0, 2])
+def test_no_core_waits_long_for_another(cores: int, tile: int) -> None:
+    """Of all ways to cut an image into blocks of rows the busiest core's part counts."""
+    machine = replace(find_target("x86-64-v4").machine, l2_bytes=1 << 20, cores=cores)
+    even = 0
+    for size, channels in product((14, 28, 56), (32, 64, 128)):
+        work = conv_costs.ConvWork(
+            groups=1, inner=channels, out=channels, window=window(size, size, 1)
+        )
+        cost, rows = conv_costs.best_rows(work, tile, machine)
+        blocks = conv_costs.cut(work, tile, rows, machine)
+        count = blocks.blocks * blocks.parts
+        tasks = count * conv_costs.shares(count, -(-channels // 8), cores)
+        even += -(-tasks // cores) * cores <= 1.25 * tasks
+        alone, _ = conv_costs.best_rows(work, tile, replace(machine, cores=1))
+        assert cost >= 0.999 * alone
+    assert even == 9
+
+
+def test_a_group_costs_no_more_beside_another() -> None:
+    machine = replace(find_target("x86-64-v4").machine, cores=2)
+    costs = [
+        conv_costs.best_rows(
+            conv_costs.ConvWork(groups=groups, inner=32, out=64, window=window(28, 28, 1)),
+            0,
+            machine,
+        )[0]
+        for groups in (1, 2)
+    ]
+    assert costs[1] <= costs[0]

@@ -230,6 +230,15 @@ def test_neighbours_that_fit_are_other_code_and_no_others(
 
 
 @pytest.mark.parametrize(
+    ("rows", "streams", "width"), [(1, 1, 16), (4, 1, 16), (5, 1, 48), (1, 4, 48), (None, 1, 48)]
+)
+def test_few_rows_read_one_line_at_a_time(rows: int | None, streams: int, width: int) -> None:
+    """Where memory is read best at one place: 768 columns of which 48 fit the registers."""
+    work = gemm_knobs.GemmWork(rows=rows, inner=768, cols=768)
+    assert gemm_knobs.default(work, replace(AVX512, streams=streams)).tile_n == width
+
+
+@pytest.mark.parametrize(
     ("rows", "inner", "cols"), [(1, 67, 100), (3, 130, 70), (49, 300, 100), (128, 1100, 250)]
 )
 def test_any_knobs_that_fit(rows: int, inner: int, cols: int) -> None:

@@ -293,7 +293,7 @@ def test_one_record_is_for_all_products_of_a_kernel(name: str) -> None:
     (row,) = lowered.kernels
     assert row["tuned"] and isinstance(row["knobs"], dict) and row["knobs"]["tile_n"] == 16
     ((template, features),) = records.asked
-    assert template == "gemm/3" and features["inner"] == 24
+    assert template == "gemm/4" and features["inner"] == 24
     assert features["cols"] == (240 if name == "grouped heads" else 190)
     from tunesmith.runtime.tvm_module import TvmModule
 

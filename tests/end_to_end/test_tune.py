@@ -192,7 +192,7 @@ def every(database: Any) -> list[Record]:
 
     features = {"rows": 0, "inner": 96, "cols": 160, "weight_bytes": 4, "at rows": 64}
     device = device_of(find_target("host", 1))
-    for record in database.near("gemm/3", device, versions_text(), features, 9):
+    for record in database.near("gemm/4", device, versions_text(), features, 9):
         seen += database.trials(record.workload, record.device, record.versions, CONFIRMED)
     assert seen
     return seen
@@ -365,7 +365,7 @@ def test_tuning_never_ends_slower_and_says_what_it_did(model: Path, tmp_path: Pa
     assert all(k["checked"] for k in facts["kernels"] if k["speedup"] is not None)
     in_child(RIGHT, str(tmp_path / "m.tsm"), str(model))
     again = subprocess.run([*command, "--dry-run"], capture_output=True, text=True)
-    assert again.returncode == 0 and again.stdout.count("gemm/3") == 2
+    assert again.returncode == 0 and again.stdout.count("gemm/4") == 2
 
 
 def test_an_interrupt_writes_the_best_so_far_and_the_next_call_goes_on(

@@ -79,7 +79,7 @@ def template_of(group: Group, machine: Machine, inlined: list[Node]) -> Template
     if group.kind == "gemm":
         gemm = gemm_work(group)
         fits = partial(gemm_knobs.fits, gemm, machine)
-        return _template("gemm", 3, gemm, gemm_knobs.default(gemm, machine), fits)
+        return _template("gemm", 4, gemm, gemm_knobs.default(gemm, machine), fits)
     if group.kind == "conv" and group.feeding:
         chain = strip_work(group.products)
         fits = partial(strips.fits, chain, machine)
@@ -87,7 +87,7 @@ def template_of(group: Group, machine: Machine, inlined: list[Node]) -> Template
     if group.kind == "conv" and not is_depthwise(node):
         conv = conv_work(node)
         fits = partial(conv_knobs.fits, conv, machine)
-        return _template("conv", 3, conv, conv_knobs.default(conv, machine), fits)
+        return _template("conv", 4, conv, conv_knobs.default(conv, machine), fits)
     if group.kind in ("conv", "pool"):
         window = conv_work(node).window if group.kind == "conv" else pool_window(node)
         fits = partial(depthwise.fits, window, machine)

@@ -28,6 +28,7 @@ from .conv_costs import (
     even_panels,
     plane_room,
     plane_sizes,
+    shares,
     tile_places,
 )
 from .conv_knobs import ConvKnobs
@@ -118,12 +119,12 @@ class _Conv(Sums):
 
     def blocks_of_pixels(self) -> None:
         """Blocks of panels, about even ones where that shows at run time only."""
-        pixels, panels = emit.opaque(self.work.window.pixels), emit.index(self.knobs.panels)
+        pixels, most = emit.opaque(self.work.window.pixels), emit.index(self.knobs.panels)
+        panels = emit.opaque(emit.ceil_div(pixels, self.shape.width))
         if emit.static(pixels) is None:
-            count = emit.ceil_div(pixels, self.shape.width)
-            panels = emit.index(emit.opaque(even_panels(count, self.knobs.panels, self.cores)))
-        each = emit.times(panels, self.shape.width)
-        self.tasks(emit.ceil_div(pixels, each), partial(self.pixels, pixels, each))
+            most = emit.index(emit.opaque(even_panels(panels, self.knobs.panels, self.cores)))
+        blocks = emit.opaque(emit.ceil_div(panels, most))
+        self.tasks(blocks, partial(self.pixels, pixels, panels, blocks))
 
     @property
     def cores(self) -> int:
@@ -147,14 +148,14 @@ class _Conv(Sums):
 
     def _parts(self, total: Expr) -> Dim:
         """In how many parts the channels are shared out: too few blocks leave threads idle."""
-        cores = self.cores
-        limit, known = min(cores, self.tiles), emit.static(total)
+        cores, known = self.cores, emit.static(total)
+        if known is not None:
+            return shares(known, self.tiles, cores)
+        limit = min(cores, self.tiles)
         if limit == 1:
             return 1
-        if known is None:
-            uneven = T.And(total < 8 * cores, total % cores != 0)
-            return T.Select(uneven, emit.index(limit), emit.index(1))
-        return limit if known < 8 * cores and known % cores else 1
+        uneven = T.And(total < 8 * cores, total % cores != 0)
+        return T.Select(uneven, emit.index(limit), emit.index(1))
 
     def element(self, image: Expr, group: Expr, channel: Expr, y: Expr, x: Expr) -> Expr:
         """An element of the image, its channel counted within the group."""
@@ -163,23 +164,29 @@ class _Conv(Sums):
     def pixels(
         self,
         pixels: Dim,
-        each: Dim,
+        panels: Dim,
+        blocks: Dim,
         image: Expr,
         group: Expr,
         low: Expr,
         high: Expr,
         block: Expr,
     ) -> None:
-        """One block of `each` pixels as panels of neighbours, rows one behind the other."""
-        shape, known = self.shape, emit.static(pixels)
-        most = shape.width * self.knobs.panels
-        first = emit.index(emit.opaque(block * each))
-        count: Dim = most
-        if known is None or known % most:
-            count = emit.minimum(each, emit.index(pixels) - first)
-            count = emit.opaque(count)
-        if known is not None and known <= most:
-            count = known
+        """One of `blocks` of neighbouring pixels as panels, rows one behind the other.
+
+        All blocks have as many panels, or one more.
+        """
+        shape, most = self.shape, self.shape.width * self.knobs.panels
+        known, cut = emit.static(pixels), emit.static(blocks)
+        parts = T.max(emit.index(blocks), 1) if cut is None else emit.index(max(1, cut))
+        low_panel, high_panel = (
+            emit.index(emit.opaque(number * emit.index(panels) // parts))
+            for number in (block, block + 1)
+        )
+        first = low_panel * shape.width
+        count: Dim = emit.opaque(T.min(high_panel * shape.width, emit.index(pixels)) - first)
+        if known is not None and cut and (cut == 1 or known % (cut * shape.width) == 0):
+            count = known // cut
         source = Panels(shape, self.knobs.panels)
         source.gather(partial(self.element, image, group), first, count)
 

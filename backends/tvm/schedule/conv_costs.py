@@ -23,18 +23,21 @@ __all__ = [
     "Cut",
     "best_rows",
     "cost_of",
+    "costs_of",
     "cut",
     "even_panels",
     "filtered",
     "plane_room",
     "plane_sizes",
     "room_of",
+    "shares",
     "tile_places",
 ]
 
 MOST_PLACES = 512  # of a block: its sums, of one tile of channels, stay in the first cache
 UNROLLING = 16  # channels of the result that cost as much as to unroll every window once
 COPYING = 2  # the same, to copy the rows once
+TILE_O = 8  # channels of a tile, about
 INTO, OUT_OF = 7, 9  # multiplications that it costs as much as to transform one point of a tile
 
 
@@ -99,13 +102,41 @@ def best_rows(work: ConvWork, tile: int, machine: Machine) -> tuple[float, int]:
         held = some.places if tile else planes
         if held > room or (rows * columns > MOST_PLACES and not tile):
             break
-        copied = some.blocks * some.parts * (rows + window.furthest) * some.width * some.parts
-        best = min(best, (cost_of(work, some.computed, copied, tile), rows))
+        copied = (rows + window.furthest) * some.width * some.parts
+        blocks = some.blocks * some.parts
+        cost = _slowest(
+            work, costs_of(work, some.computed // blocks, copied, tile), blocks, machine
+        )
+        best = min(best, (cost, rows))
     return best
 
 
+def _slowest(work: ConvWork, costs: tuple[float, float], blocks: int, machine: Machine) -> float:
+    """What so many blocks of one group cost, as if all cores had as much to do as one has.
+
+    Each costs what `costs_of` says.
+    """
+    tasks = blocks * work.groups
+    parts = shares(tasks, -(-work.out // TILE_O), machine.cores)
+    rounds = -(-tasks * parts // machine.cores)
+    return (costs[0] / parts + costs[1]) * rounds * machine.cores / work.groups
+
+
+def shares(total: int, tiles: int, cores: int) -> int:
+    """In how many parts channels are shared out where there are so many blocks.
+
+    Too few blocks leave cores idle.
+    """
+    return min(cores, tiles) if total < 8 * cores and total % cores else 1
+
+
 def cost_of(work: ConvWork, places: int, copied: int, tile: int = 0) -> float:
-    """Multiplications that take as long as computing and copying so many places.
+    """Multiplications that take as long as computing and copying so many places."""
+    return sum(costs_of(work, places, copied, tile))
+
+
+def costs_of(work: ConvWork, places: int, copied: int, tile: int = 0) -> tuple[float, float]:
+    """What all channels of the result cost together, and what each part of them pays again.
 
     Planes compute the places between rows, whole vectors, and rows twice where blocks overlap;
     and they copy what lies over the edge of a block. Unrolling copies every window, for which all
@@ -113,9 +144,10 @@ def cost_of(work: ConvWork, places: int, copied: int, tile: int = 0) -> float:
     transform what they read and what they give; a place is a whole tile then.
     """
     if not tile:
-        return (places * work.out + COPYING * copied) * work.depth
-    each = work.inner * work.out + INTO * work.inner + OUT_OF * work.out
-    return places * points(tile) * each + COPYING * copied * tile**2 * work.depth
+        return places * work.out * work.depth, COPYING * copied * work.depth
+    each = points(tile) * places
+    again = each * INTO * work.inner + COPYING * copied * tile**2 * work.depth
+    return each * (work.inner + OUT_OF) * work.out, again
 
 
 def filtered(window: Window) -> bool:

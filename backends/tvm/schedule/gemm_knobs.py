@@ -29,6 +29,7 @@ __all__ = [
 
 CACHE_LINE = 64  # bytes
 FEW_TILES = 6  # of rows
+_READING = 4  # rows up to which a product waits for its weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,8 @@ def _tile(work: GemmWork, machine: Machine) -> tuple[int, int, int]:
     shapes = {3: (8, 100), 4: (6, 101), 2: (12, 102), 1: (14, 115)}
     if machine.vector_registers < 32:
         shapes = {2: (6, 100), 3: (4, 101), 1: (8, 115)}
+    if work.rows is not None and work.rows <= _READING and machine.streams == 1:
+        shapes = {1: (8, 100)}
 
     def cost(vectors: int) -> int:
         tile_n = vectors * emit.lanes_of(machine)
