@@ -21,7 +21,7 @@ LIMITS = {"transformer": (0.92, 1.05), "convolution": (1.15, 1.4), "decode": (0.
 # Tuned: the geometric mean, and the worst row; and how much quicker than untuned.
 TUNED_LIMITS = {"transformer": (0.85, 1.0), "convolution": (1.0, None)}
 TUNED_GAIN = 1.08
-CHANCE = 0.01
+CHANCE, SURE = 0.01, 2.0
 BERT_COLD_S, BERT_WARM_S = 30.0, 3.0
 LOAD_MS, LOAD_MB = 150.0, 440.0
 
@@ -107,8 +107,11 @@ def _tuned(records: Sequence[RowRecord]) -> list[Bound]:
 
 
 def _is_slower(found: Verdict) -> bool:
-    """Whether it is by more than a hundredth: of many rows, chance alone makes one a bit slower."""
-    return found.call == "slower" and found.low > 1 + CHANCE
+    """Whether it is by more than a hundredth: of many rows, chance alone makes one a bit slower.
+
+    What is so slow that it ran once is, too.
+    """
+    return (found.call == "slower" and found.low > 1 + CHANCE) or found.ratio > SURE
 
 
 def _lost(

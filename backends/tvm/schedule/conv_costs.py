@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ __all__ = [
     "Cut",
     "best_rows",
     "cost_of",
+    "cost_of_panels",
     "costs_of",
     "cut",
     "even_panels",
@@ -37,7 +39,6 @@ __all__ = [
 MOST_PLACES = 512  # of a block: its sums, of one tile of channels, stay in the first cache
 UNROLLING = 16  # channels of the result that cost as much as to unroll every window once
 COPYING = 2  # the same, to copy the rows once
-TILE_O = 8  # channels of a tile, about
 INTO, OUT_OF = 7, 9  # multiplications that it costs as much as to transform one point of a tile
 
 
@@ -88,8 +89,13 @@ def cut(work: ConvWork, tile: int, rows: int, machine: Machine) -> Cut:
     return Cut(emit.lanes_of(machine), places, each, -(-height // rows), parts)
 
 
-def best_rows(work: ConvWork, tile: int, machine: Machine) -> tuple[float, int]:
-    """The least cost of planes, or of tiles, and the rows of a block; infinite if none fits."""
+def best_rows(
+    work: ConvWork, tile: int, tile_o: Callable[[Cut], int], machine: Machine
+) -> tuple[float, int]:
+    """The least cost of planes, or of tiles, and the rows of a block; infinite if none fits.
+
+    `tile_o` says how many channels are summed together where an image is cut like this.
+    """
     window = tile_window(work.window, tile) if tile else work.window
     sizes = plane_sizes(window)
     assert sizes is not None
@@ -104,22 +110,35 @@ def best_rows(work: ConvWork, tile: int, machine: Machine) -> tuple[float, int]:
             break
         copied = (rows + window.furthest) * some.width * some.parts
         blocks = some.blocks * some.parts
-        cost = _slowest(
-            work, costs_of(work, some.computed // blocks, copied, tile), blocks, machine
-        )
-        best = min(best, (cost, rows))
+        each = costs_of(work, some.computed // blocks, copied, tile)
+        best = min(best, (on_the_busiest(work, each, blocks, tile_o(some), machine), rows))
     return best
 
 
-def _slowest(work: ConvWork, costs: tuple[float, float], blocks: int, machine: Machine) -> float:
-    """What so many blocks of one group cost, as if all cores had as much to do as one has.
+def cost_of_panels(
+    work: ConvWork, pixels: int, width: int, most: int, tile_o: int, machine: Machine
+) -> float:
+    """What unrolled windows cost: blocks of at most so many panels of `width` pixels."""
+    blocks = -(-max(1, -(-pixels // width)) // most)
+    each = pixels / blocks * work.depth
+    return on_the_busiest(work, (each * work.out, each * UNROLLING), blocks, tile_o, machine)
 
-    Each costs what `costs_of` says.
+
+def on_the_busiest(
+    work: ConvWork, costs: tuple[float, float], blocks: int, tile_o: int, machine: Machine
+) -> float:
+    """What so many blocks of a group cost, as if all cores had as much to do as one of them has.
+
+    `costs` of each block are what all channels cost together, and what each part of them pays
+    again. Parts have whole tiles of `tile_o` channels, and all tasks are shared out in order; it is
+    that of one image.
     """
-    tasks = blocks * work.groups
-    parts = shares(tasks, -(-work.out // TILE_O), machine.cores)
+    tiles, tasks = -(-work.out // tile_o), blocks * work.groups
+    parts = shares(tasks, tiles, machine.cores)
     rounds = -(-tasks * parts // machine.cores)
-    return (costs[0] / parts + costs[1]) * rounds * machine.cores / work.groups
+    together, again = costs
+    most = together * -(-tiles // parts) / tiles + again
+    return most * rounds * machine.cores / work.groups
 
 
 def shares(total: int, tiles: int, cores: int) -> int:

@@ -14,8 +14,10 @@ from .conv_costs import (
     MOST_PLACES,
     UNROLLING,
     ConvWork,
+    Cut,
     best_rows,
     cost_of,
+    cost_of_panels,
     cut,
     even_panels,
     filtered,
@@ -101,7 +103,7 @@ def default(work: ConvWork, machine: Machine) -> ConvKnobs:
 
 
 def _cheapest(work: ConvWork, knobs: ConvKnobs, machine: Machine) -> ConvKnobs:
-    """Unrolled windows, planes or Winograd's tiles: that of which `_cost` says least.
+    """Unrolled windows, planes or Winograd's tiles: that whose busiest core has least to do.
 
     Where sizes are known at run time only, planes and unrolled windows are compared then, by the
     same costs (`conv_planes.py`), unless too little can come of it. Tiles have a weight of their
@@ -120,17 +122,20 @@ def _cheapest(work: ConvWork, knobs: ConvKnobs, machine: Machine) -> ConvKnobs:
         pays = possible and (UNROLLING - COPYING) / work.out >= _PAYS
         return replace(knobs, rows=_MOST_ROWS) if pays else knobs
     assert isinstance(window.pixels, int)
-    least: float = (work.out + UNROLLING) * work.depth * window.pixels
+    width = knobs.vectors * emit.lanes_of(machine) + knobs.odd
+    least = cost_of_panels(work, window.pixels, width, knobs.panels, knobs.tile_o, machine)
     best = knobs
-    if not knobs.odd:
-        cost, rows = best_rows(work, 0, machine)
-        if cost < least:
-            least, best = cost, replace(knobs, rows=rows, panels=ConvKnobs.panels)
+    cost, rows = best_rows(work, 0, lambda _: knobs.tile_o, machine)
+    if cost < least:
+        least, best = cost, replace(knobs, odd=False, rows=rows, panels=ConvKnobs.panels)
     if tile:
-        cost, rows = best_rows(work, tile, machine)
+
+        def registers(some: Cut) -> tuple[int, int]:
+            return _registers(work, -(-some.places // some.lanes), machine)
+
+        cost, rows = best_rows(work, tile, lambda some: registers(some)[0], machine)
         if cost < least:
-            some = cut(work, tile, rows, machine)
-            tile_o, vectors = _registers(work, -(-some.places // some.lanes), machine)
+            tile_o, vectors = registers(cut(work, tile, rows, machine))
             best = replace(knobs, tile_o=tile_o, vectors=vectors, odd=False, rows=rows, tile=tile)
             best = replace(best, panels=ConvKnobs.panels)
     return best

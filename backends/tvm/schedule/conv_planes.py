@@ -23,7 +23,7 @@ class Choice:
 
 
 def choose(work: ConvWork, most_rows: int, room: int, lanes: int) -> Choice:
-    """Compare the costs that `conv_knobs` compares, by code that computes products of integers.
+    """Compare costs by code that computes products of integers: the same ones as for one core.
 
     A block has as many rows as leave its places below `MOST_PLACES` and what it gathers below
     `room` elements, at most `most_rows`; then all blocks get about as many. The last one may have

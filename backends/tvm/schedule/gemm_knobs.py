@@ -190,7 +190,7 @@ def fits(work: GemmWork, machine: Machine, knobs: GemmKnobs) -> bool:
     """Whether the sums of a tile stay in registers, and no knob asks for what is not there.
 
     The default does not, so a search that changes one knob or two can leave it; and what differs
-    from it by one knob is other code, but for blocks of which there are as many.
+    from it by one knob is other code, but for blocks and for parts of K of which there are as many.
     """
     lanes = emit.lanes_of(machine)
     vectors = knobs.tile_n // lanes
