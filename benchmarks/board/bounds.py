@@ -160,15 +160,12 @@ def _bert(key: str, record: RowRecord) -> float | None:
 
 
 def _loading(record: RowRecord) -> float | None:
-    """By the size of the file, where it is about as large as that of the bound or larger.
-
-    Much of the time of a small one does not grow with its size.
-    """
+    """Loads are compared by size where a file is large enough for its size to matter."""
     entries = [entry_of(record, name) for name in (DYNAMIC, STATIC)]
     known = [
         ms * LOAD_MB / size
         for entry in entries
-        if entry is not None and (size := entry.get("file_mb") or 0) >= 0.9 * LOAD_MB
+        if entry is not None and (size := entry.get("file_mb") or 0) > 200
         if (ms := entry.get("load_ms")) is not None
     ]
     return max(known, default=None)

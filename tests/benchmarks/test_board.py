@@ -175,7 +175,7 @@ def test_a_tuned_row_of_one_round_is_slower_for_sure_if_it_is_by_far(
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [(880.0, 50.0), (440.0, 100.0), (400.0, 110.0), (220.0, None)]
+    ("size", "expected"), [(880.0, 50.0), (440.0, 100.0), (220.0, 200.0), (200.0, None)]
 )
 def test_loading_is_judged_where_it_depends_on_the_size(
     size: float, expected: float | None
