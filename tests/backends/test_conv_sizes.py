@@ -242,7 +242,7 @@ def busiest(work: conv_costs.ConvWork, knobs: conv_knobs.ConvKnobs, machine: Mac
             ((high - low) * work.out * work.depth, (high - low) * 16 * work.depth)
             for low, high in pairwise(cuts)
         ]
-    parts = conv_costs.shares(len(costs) * work.groups, tiles, machine.cores)
+    parts = emit.static(conv_costs.shares(len(costs) * work.groups, tiles, machine.cores)) or 1
     each = -(-tiles // parts)
     tasks = [
         together * max(0, min(tiles, (part + 1) * each) - part * each) / tiles + again

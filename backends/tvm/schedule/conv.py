@@ -136,7 +136,7 @@ class _Conv(Sums):
         groups = self.work.groups
         blocks = emit.opaque(blocks)
         total = emit.index(self.batch) * emit.index(blocks) * groups
-        parts = emit.opaque(self._parts(total))
+        parts = emit.opaque(shares(total, self.tiles, self.cores))
         each = emit.opaque(emit.ceil_div(self.tiles, parts))
         with emit.loop(total * emit.index(parts), parallel=self.parallel) as task:
             part, rest = _split(task, parts)
@@ -145,17 +145,6 @@ class _Conv(Sums):
             low = emit.index(emit.opaque(part * each))
             high = emit.index(emit.opaque(T.min(low + each, emit.index(self.tiles))))
             block_of(image, group, low, high, block)
-
-    def _parts(self, total: Expr) -> Dim:
-        """In how many parts the channels are shared out: too few blocks leave threads idle."""
-        cores, known = self.cores, emit.static(total)
-        if known is not None:
-            return shares(known, self.tiles, cores)
-        limit = min(cores, self.tiles)
-        if limit == 1:
-            return 1
-        uneven = T.And(total < 8 * cores, total % cores != 0)
-        return T.Select(uneven, emit.index(limit), emit.index(1))
 
     def element(self, image: Expr, group: Expr, channel: Expr, y: Expr, x: Expr) -> Expr:
         """An element of the image, its channel counted within the group."""

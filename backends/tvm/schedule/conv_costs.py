@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvm.tirx import Select
+from tvm.tirx import And, Select
 
 from . import emit
 from .window import Window
@@ -135,18 +135,26 @@ def on_the_busiest(
     """
     tiles, tasks = -(-work.out // tile_o), blocks * work.groups
     parts = shares(tasks, tiles, machine.cores)
+    assert isinstance(parts, int)
     rounds = -(-tasks * parts // machine.cores)
     together, again = costs
     most = together * -(-tiles // parts) / tiles + again
     return most * rounds * machine.cores / work.groups
 
 
-def shares(total: int, tiles: int, cores: int) -> int:
+def shares(total: emit.Dim, tiles: int, cores: int) -> emit.Dim:
     """In how many parts channels are shared out where there are so many blocks.
 
     Too few blocks leave cores idle.
     """
-    return min(cores, tiles) if total < 8 * cores and total % cores else 1
+    limit, known = min(cores, tiles), emit.static(total)
+    if limit == 1:
+        return 1
+    if known is None:
+        some = emit.index(total)
+        uneven = And(some < 8 * cores, some % cores != 0)
+        return Select(uneven, emit.index(limit), emit.index(1))
+    return limit if known < 8 * cores and known % cores else 1
 
 
 def cost_of(work: ConvWork, places: int, copied: int, tile: int = 0) -> float:

@@ -135,11 +135,13 @@ class _Gemm:
         """Cover `rows` by tiles of `height` rows; there are at least `height` of them."""
         tiles = emit.ceil_div(rows, height)
         blocks: Dim = 1
-        known = emit.static(rows)
-        if (height == self.knobs.tile_m and known is None) or (known or 0) > self.knobs.block_m:
+        usual = (
+            emit.static(rows) is not None or height == self.knobs.tile_m
+        )  # not one of the few that are left
+        if usual and static_above(rows, self.knobs.block_m):
             blocks = emit.ceil_div(tiles, max(1, self.knobs.block_m // height))
         each = emit.ceil_div(tiles, blocks)
-        if self.knobs.chunk > 1 and (height == self.knobs.tile_m or emit.static(rows) is not None):
+        if self.knobs.chunk > 1 and usual:
             self.deep(rows, height, tiles, blocks, each)
             return
         size, zero = height * self.knobs.tile_n, emit.index(0)
